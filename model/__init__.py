@@ -1,0 +1,1 @@
+"""The method in torch: knows neither ComfyUI nor diffusers (those live in `hosts`)."""
