@@ -1,0 +1,172 @@
+"""MediaPipe's FaceLandmarker behind a small protocol: the only module that knows MediaPipe, and imports it lazily."""
+
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+
+NUM_LANDMARKS = 478
+MODEL_PATH = Path(__file__).resolve().parents[1] / "assets" / "face_landmarker.task"
+FIRST_REPORTING_VERSION = (0, 10, 35)  # seen resolving a Google host while detecting; 0.10.30 to 0.10.33 were not
+MAX_SIDE = 1600  # larger pictures are searched on a smaller copy; the face itself is then read at full resolution
+MIN_SIDE = 16  # below this there is nothing to see
+
+# fmt: off
+BLENDSHAPES = (
+    "_neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
+    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
+    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
+    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawOpen", "jawRight",
+    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
+    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
+    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
+    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
+    "noseSneerLeft", "noseSneerRight",
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face in one picture."""
+
+    landmarks: np.ndarray  # (478, 3) float32 pixels
+    blendshapes: np.ndarray  # (52,) float32
+    matrix: np.ndarray  # (4, 4) float32 head matrix
+
+    @property
+    def box(self) -> np.ndarray:
+        """(4,) left, top, right, bottom in pixels."""
+        return np.concatenate([self.landmarks[:, :2].min(0), self.landmarks[:, :2].max(0)])
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        left, top, right, bottom = self.box
+        return float((right - left) * (bottom - top))
+
+    def placed(self, scale: float, left: float, top: float) -> "Detection":
+        """The same face after its picture was scaled by 1/`scale` and cut out at (left, top)."""
+        offset = np.array([left, top, 0], np.float32)
+        return replace(self, landmarks=(self.landmarks * scale + offset).astype(np.float32))
+
+
+class FaceDetector(Protocol):
+    """What `track_faces` needs of a detector. Used as a context manager."""
+
+    def detect(self, frame: np.ndarray, timestamp_ms: int) -> list[Detection]:
+        """All faces of an (H, W, 3) uint8 RGB frame; timestamps rise from call to call."""
+        ...
+
+    def __enter__(self) -> "FaceDetector": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two xyxy boxes."""
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    common = max(float(width), 0.0) * max(float(height), 0.0)
+    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - common
+    return common / union if union > 0 else 0.0
+
+
+def without_doubles(faces: list[Detection], limit: float = 0.4) -> list[Detection]:
+    """Largest first, dropping faces that overlap one already kept."""
+    kept: list[Detection] = []
+    for face in sorted(faces, key=lambda f: -f.area):
+        if all(overlap(face.box, other.box) < limit for other in kept):
+            kept.append(face)
+    return kept
+
+
+def check_mediapipe_version() -> None:
+    """Raise UserError when MediaPipe is absent or of a version that sends usage reports."""
+    remedy = 'install one that does not: pip install "mediapipe>=0.10.30,<0.10.35"'
+    try:
+        version = importlib.metadata.version("mediapipe")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"finding faces needs MediaPipe, which is not installed; {remedy}") from None
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if numbers >= FIRST_REPORTING_VERSION:
+        raise UserError(f"mediapipe {version} sends usage reports to Google while it detects faces; {remedy}")
+
+
+def _load_mediapipe() -> tuple[Any, Any, Any]:
+    check_mediapipe_version()
+    os.environ.setdefault("GLOG_minloglevel", "2")  # else every start prints a page of C++ notes
+    import mediapipe
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    return mediapipe, BaseOptions, vision
+
+
+class MediaPipeDetector:
+    """FaceLandmarker in `video` mode (follows faces from frame to frame) or `image` mode (each picture by itself)."""
+
+    def __init__(
+        self, mode: Literal["video", "image"] = "video", *, num_faces: int = 4, confidence: float = 0.5,
+        model_path: Path = MODEL_PATH,
+    ):  # fmt: skip
+        """Raises UserError when MediaPipe or the model file is missing."""
+        if not model_path.is_file():
+            raise UserError(f"the face model {model_path} is missing; reinstall the package, which brings it")
+        self._mediapipe, base_options, vision = _load_mediapipe()
+        self._is_video = mode == "video"
+        self._last_ms = -1
+        options = vision.FaceLandmarkerOptions(
+            base_options=base_options(model_asset_buffer=model_path.read_bytes()),
+            running_mode=vision.RunningMode.VIDEO if self._is_video else vision.RunningMode.IMAGE,
+            num_faces=num_faces,
+            min_face_detection_confidence=confidence,
+            min_face_presence_confidence=confidence,
+            min_tracking_confidence=confidence,
+            output_face_blendshapes=True,
+            output_facial_transformation_matrixes=True,
+        )
+        self._landmarker = vision.FaceLandmarker.create_from_options(options)
+
+    def detect(self, frame: np.ndarray, timestamp_ms: int = 0) -> list[Detection]:
+        """All faces of an (H, W, 3) uint8 RGB frame, largest first."""
+        height, width = frame.shape[:2]
+        if min(height, width) < MIN_SIDE:
+            return []
+        shrink = max(1.0, max(height, width) / MAX_SIDE)
+        if shrink > 1:
+            size = (max(round(width / shrink), 1), max(round(height / shrink), 1))
+            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        image = self._mediapipe.Image(
+            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame, np.uint8)
+        )
+        if self._is_video:
+            self._last_ms = max(self._last_ms + 1, timestamp_ms)
+            result = self._landmarker.detect_for_video(image, self._last_ms)
+        else:
+            result = self._landmarker.detect(image)
+        return without_doubles(list(_detections(result, width, height)))
+
+    def __enter__(self) -> "MediaPipeDetector":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._landmarker.close()
+
+
+def _detections(result: Any, width: int, height: int) -> Iterator[Detection]:
+    faces = zip(result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True)
+    for points, shapes, matrix in faces:
+        landmarks = np.array([(p.x, p.y, p.z) for p in points], np.float32)
+        landmarks *= np.array([width, height, width], np.float32)  # MediaPipe gives z on the scale of x
+        yield Detection(landmarks, np.array([s.score for s in shapes], np.float32), np.asarray(matrix, np.float32))
