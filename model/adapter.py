@@ -1,0 +1,169 @@
+"""The adapter: everything the method adds to an untouched SD3 base, and its file.
+
+Parameter names are the file's tensor names. LoRA deltas on the base's own layers are kept beside the module, as
+`lora.<diffusers layer>.{A,B}.weight`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import AdapterMismatchError
+from .attention import FullVideoAttention
+from .config import AdapterConfig, BaseArchitecture, adapter_config_from_json
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+ROLES = ("noise", "source", "driving", "history")
+LORA_PREFIX = "lora."
+
+
+class Adapter(nn.Module):
+    """Full-video attention, aligned driving projection, role embeddings, condition gates and empty-prompt context.
+
+    Untrained (`reset_parameters`) it changes nothing: output projections, the aligned projection, roles and learned
+    gates are zero. `operations` is a namespace of layer classes (a host may pass its own casting ones).
+    """
+
+    def __init__(self, config: AdapterConfig, operations: Any = nn, **factory: Any) -> None:
+        super().__init__()
+        self.config = config
+        base = config.base
+        self.video = nn.ModuleDict(
+            {
+                str(i): FullVideoAttention(
+                    base.width, config.inner_width, config.video_head_dim, config.rotary_theta, operations, **factory
+                )
+                for i in config.blocks_with_video
+            }
+        )
+        token = base.channels * base.patch**2
+        self.driving_proj = operations.Linear(token, base.width, **factory) if config.uses_aligned else None
+        self.roles = nn.Parameter(torch.zeros(len(ROLES), base.width, **factory))
+        gate = torch.zeros(base.depth, **factory) if config.gate == "learned" else None
+        self.condition_gate = nn.Parameter(gate) if gate is not None else None
+        self.context = nn.Parameter(torch.zeros(config.context_tokens, base.context_dim, **factory))
+        self.pooled = nn.Parameter(torch.zeros(base.pooled_dim, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the state of an untrained adapter."""
+        for layer in self.video.values():
+            assert isinstance(layer, FullVideoAttention)
+            layer.reset_parameters()
+        if self.driving_proj is not None:
+            nn.init.zeros_(self.driving_proj.weight)
+            nn.init.zeros_(self.driving_proj.bias)
+        nn.init.zeros_(self.roles)
+
+    def role(self, name: str) -> Tensor:
+        """Role embedding (D,) of "noise", "source", "driving" or "history"."""
+        return self.roles[ROLES.index(name)]
+
+    def gate(self, block: int, strength: float) -> Tensor | float:
+        """How far conditions enter block `block`: a float if it is known to be constant."""
+        return strength if self.condition_gate is None else self.condition_gate[block] * strength
+
+    def is_closed(self) -> bool:
+        """Whether every learned gate is exactly zero, so that conditions cannot enter (an untrained adapter)."""
+        return self.condition_gate is not None and not bool(self.condition_gate.any())
+
+    def num_parameters(self) -> int:
+        """Number of new parameters, LoRA deltas not counted."""
+        return sum(p.numel() for p in self.parameters())
+
+
+@dataclass
+class AdapterFile:
+    """A loaded adapter: module, LoRA deltas by name, free metadata (licence, training, modelspec fields)."""
+
+    adapter: Adapter
+    lora: dict[str, Tensor] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def save_adapter(path: Path | str, file: AdapterFile, dtype: torch.dtype = torch.float16) -> None:
+    """Write tensors (cast to `dtype`) with their settings as JSON in the header; the round trip is exact in `dtype`."""
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in file.adapter.state_dict().items()}
+    tensors |= {LORA_PREFIX + k: v.detach().to("cpu", dtype).contiguous() for k, v in file.lora.items()}
+    header = {
+        "svdp.format": str(FORMAT_VERSION),
+        "svdp.config": json.dumps(file.adapter.config.to_json()),
+        "svdp.info": json.dumps({**file.info, "num_parameters": file.adapter.num_parameters()}),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-v3.5-medium/svdp-adapter",
+        "modelspec.title": str(file.info.get("title", "Stable Video-Driven Portraits adapter")),
+    }
+    save_file(tensors, str(path), metadata=header)
+
+
+def load_adapter(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> AdapterFile:
+    """Read an adapter file. Raises `AdapterMismatchError` if it is not one, is damaged, or is of a newer format."""
+    header, tensors = _read(path)
+    if "svdp.config" not in header:
+        raise AdapterMismatchError(f"{path} is not an SVDP adapter: its header has no svdp.config")
+    version = int(header.get("svdp.format", "0"))
+    if version > FORMAT_VERSION:
+        raise AdapterMismatchError(
+            f"{path} has adapter format {version}; this version reads up to {FORMAT_VERSION}: update"
+        )
+    adapter = Adapter(adapter_config_from_json(json.loads(header["svdp.config"])))
+    lora = {k.removeprefix(LORA_PREFIX): v.to(dtype) for k, v in tensors.items() if k.startswith(LORA_PREFIX)}
+    own = {k: v.to(dtype) for k, v in tensors.items() if not k.startswith(LORA_PREFIX)}
+    _check_tensors(path, adapter.state_dict(), own)
+    adapter.load_state_dict(own)
+    return AdapterFile(adapter.to(device, dtype), lora, json.loads(header.get("svdp.info", "{}")))
+
+
+def _read(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(str(path), "pt") as f:
+            return dict(f.metadata() or {}), {k: f.get_tensor(k) for k in f.keys()}
+    except FileNotFoundError as error:
+        raise AdapterMismatchError(f"adapter file {path} does not exist") from error
+    except (SafetensorError, OSError) as error:
+        raise AdapterMismatchError(
+            f"adapter file {path} is damaged or not safetensors ({error}): get it again"
+        ) from error
+
+
+def _check_tensors(path: Path | str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    problems = [f"{k} is missing" for k in expected.keys() - found.keys()]
+    problems += [f"{k} is unknown" for k in found.keys() - expected.keys()]
+    problems += [
+        f"{k} is {tuple(found[k].shape)}, expected {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in found and found[k].shape != v.shape
+    ]
+    if problems:
+        raise AdapterMismatchError(
+            f"adapter file {path} does not hold what its header says: {'; '.join(sorted(problems)[:4])}"
+        )
+
+
+def check_base(config: AdapterConfig, base: BaseArchitecture) -> None:
+    """Raise `AdapterMismatchError` naming both architectures if the adapter was made for another base."""
+    names = ("width", "depth", "heads", "dual_blocks", "channels", "patch", "context_dim", "pooled_dim", "qk_norm")
+    different = [n for n in names if getattr(config.base, n) != getattr(base, n)]
+    if different:
+        raise AdapterMismatchError(
+            f"the adapter was made for: {config.base}; the base model is: {base} "
+            f"(different: {', '.join(different)}). Use the base model that the adapter was trained on"
+        )
+
+
+def log_size(config: AdapterConfig, new: int, base: int) -> None:
+    """State the number of new parameters and their share of the base in the log."""
+    log.info("adapter: %.2f M new parameters, %.1f %% of the base's %.1f M (%s, driving %s)",
+             new / 1e6, 100 * new / base, base / 1e6, config.conditioning, config.driving)  # fmt: skip

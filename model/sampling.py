@@ -1,0 +1,168 @@
+"""The segment loop: plan, noise, conditions, fused velocity, solver, history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .adapter import Adapter
+from .config import FusionConfig
+from .flow import Solver, sigma_schedule, solver_by_name
+from .fusion import Branch, driving_map, fuse, fusion_coefficients
+from .segments import Segment, frame_noise
+from .streams import Conditions, Streams
+from .tokens import select_tokens, token_map, token_mask
+
+
+class VideoDenoiser(Protocol):
+    """What sampling needs of a host's model (`svdp.model.hosts.diffusers.Denoiser` is one)."""
+
+    adapter: Adapter
+
+    def prefill(self, conditions: Conditions, source: Streams | None = None) -> Streams: ...
+
+    def __call__(self, z_BFCHW: Tensor, sigma_B: Tensor, *, streams: Streams, branch: Branch) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How to sample: steps, sigma shift, solver, seed, fusion weights, noise added to history (0: clean)."""
+
+    steps: int = 20
+    shift: float = 3.0
+    solver: Solver = "euler"
+    seed: int = 0
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    history_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        solver_by_name(self.solver)
+        if self.steps < 1:
+            raise UserError(f"sampling needs at least 1 step, got {self.steps}")
+
+
+@dataclass(frozen=True)
+class SegmentSignals:
+    """Motion signals of one segment: masked driving latents (F, C, H, W), region masks (F, 3, H, W) at latent size."""
+
+    driving: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """A finished segment: latents (F, C, H, W) and the branches that were computed."""
+
+    segment: Segment
+    latents: Tensor
+    branches: tuple[Branch, ...]
+
+
+def generate(
+    denoiser: VideoDenoiser,
+    source_CHW: Tensor,
+    signals_of: Callable[[Segment], SegmentSignals],
+    plan: Sequence[Segment],
+    cfg: SamplingConfig,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    on_step: Callable[[Segment, int, Tensor], None] | None = None,
+    history: Tensor | None = None,
+) -> Iterator[SegmentResult]:
+    """Animate, segment by segment; memory does not grow with the length of the video.
+
+    Args:
+        denoiser: base and adapter. source_CHW: latent of the source picture.
+        signals_of: gives a segment's signals; called once per segment, in order.
+        plan: from `plan_segments`. `history` (H, C, H, W): latents before `plan[0].start`, to resume a stopped run.
+        on_step: called with (segment, steps done, predicted clean latents); it may raise to stop.
+    Yields: results in order. The same seed and prefix of the video give the same first segments.
+    """
+    sigmas = sigma_schedule(cfg.steps, cfg.shift)
+    solve = solver_by_name(cfg.solver)
+    source = source_CHW[None].to(device, dtype)
+    source_streams: Streams | None = None
+    tail = history.to(device) if history is not None else None
+    for segment in plan:
+        with torch.no_grad():
+            past = _history(tail, segment, cfg)
+            signals = signals_of(segment)
+            conditions = segment_conditions(denoiser.adapter, source, signals, past, cfg.fusion, device, dtype)
+            streams = denoiser.prefill(conditions, source_streams)
+            source_streams = streams.branch("s")
+            velocity = FusedVelocity(denoiser, streams, signals.masks.to(device), past is not None, cfg, dtype)
+            noise = frame_noise(range(segment.start, segment.stop), tuple(source_CHW.shape), cfg.seed).to(device)
+            step = (lambda i, x0, s=segment: on_step(s, i, x0)) if on_step is not None else None
+            latents = solve(velocity, noise, sigmas, step)
+        kept = latents if tail is None else torch.cat([tail, latents])
+        tail = kept[-max(s.num_history for s in plan) :] if any(s.num_history for s in plan) else None
+        yield SegmentResult(segment, latents, velocity.branches)
+
+
+def segment_conditions(
+    adapter: Adapter,
+    source_1CHW: Tensor,
+    signals: SegmentSignals,
+    history_HCHW: Tensor | None,
+    fusion: FusionConfig,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Conditions:
+    """Conditions (batch of one clip) of a segment, with the tokens to keep and the aligned driver's strength."""
+    patch = adapter.config.base.patch
+    index = select_tokens(
+        token_mask(signals.masks, patch), adapter.config.token_multiple, signals.masks.shape[-1] // patch
+    )
+    strength = driving_map(signals.masks, fusion)
+    return Conditions(
+        source=source_1CHW,
+        driving=signals.driving[None].to(device, dtype),
+        driving_index=index[None].to(device),
+        driving_strength=token_map(strength[:, 0], patch)[None].to(device) if strength is not None else None,
+        history=history_HCHW[None].to(device, dtype) if history_HCHW is not None else None,
+    )
+
+
+def _history(tail: Tensor | None, segment: Segment, cfg: SamplingConfig) -> Tensor | None:
+    """The last frames before the segment, with optional small noise; None in the first segment."""
+    if not segment.num_history or tail is None:
+        return None
+    past = tail[-segment.num_history :]
+    if cfg.history_noise:
+        frames = range(segment.start - len(past), segment.start)
+        noise = frame_noise(frames, tuple(past.shape[1:]), cfg.seed + 1).to(past)
+        past = (1 - cfg.history_noise) * past + cfg.history_noise * noise
+    return past
+
+
+class FusedVelocity:
+    """Velocity (F, C, H, W) of the fused branches at a noise level; branches with coefficient 0 are not computed."""
+
+    def __init__(
+        self,
+        denoiser: VideoDenoiser,
+        streams: Streams,
+        masks_F3HW: Tensor,
+        has_history: bool,
+        cfg: SamplingConfig,
+        dtype: torch.dtype,
+    ) -> None:
+        self.denoiser, self.streams, self.cfg, self.dtype = denoiser, streams, cfg, dtype
+        self.has_history = has_history
+        self.strength_map = driving_map(masks_F3HW, cfg.fusion)
+        self.branches: tuple[Branch, ...] = ()
+
+    def __call__(self, x_FCHW: Tensor, sigma: float) -> Tensor:
+        coefficients = fusion_coefficients(self.cfg.fusion, sigma, self.cfg.shift, self.has_history, self.strength_map)
+        self.branches = tuple(dict.fromkeys((*self.branches, *coefficients)))
+        z, t = x_FCHW[None].to(self.dtype), torch.tensor([sigma], device=x_FCHW.device)
+        velocities: dict[Branch, Tensor] = {
+            b: self.denoiser(z, t, streams=self.streams, branch=b)[0] for b in coefficients
+        }
+        return fuse(velocities, coefficients)

@@ -1,0 +1,247 @@
+"""Conditions of a segment as streams: prefilled once (cached form) or carried along (joint form).
+
+The host gives its blocks and embeddings; nothing here knows which host it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .adapter import Adapter
+from .attention import FullVideoAttention, JointBlock, KeyValue, conditioned_block, joint_form_block, stream_block
+from .config import BaseArchitecture
+from .fusion import Branch
+from .positions import Place, crop_positions
+from .tokens import gather_tokens, patchify
+
+T = TypeVar("T")
+
+
+class Host(Protocol):
+    """What a base model must offer."""
+
+    architecture: BaseArchitecture
+    blocks: Sequence[JointBlock]
+    checkpointing: bool  # recompute blocks in the backward pass
+
+    def embed(self, latents_MCHW: Tensor) -> Tensor:
+        """The base's own patch embedding (M, N, D), without positions."""
+        ...
+
+    def position_table(self) -> Tensor:
+        """The base's positional table (P, P, D)."""
+        ...
+
+    def modulation(self, sigma_M: Tensor, pooled_MD: Tensor) -> Tensor:
+        """Vector (M, D) that modulates the blocks at noise level sigma."""
+        ...
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a segment is made from, as latents. None: absent.
+
+    source (B, C, H, W); driving (B, F, C, H, W) masked driving frames; driving_index (B, F, K) kept tokens;
+    driving_strength (B, F, N, 1) for the aligned form, None is 1; history (B, H, C, H, W) clean frames before.
+    """
+
+    source: Tensor | None = None
+    driving: Tensor | None = None
+    driving_index: Tensor | None = None
+    driving_strength: Tensor | None = None
+    history: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Prefilled conditions of one segment. Cached form: keys and values per block; joint form: embedded tokens.
+
+    source (B, h, N, d) per block; driving (B * F, h, K, d) per block; history (B, h, H * N, d) per block with
+    full-video attention; aligned (B * F, N, D); *_tokens for the joint form.
+    """
+
+    source: list[KeyValue] | None = None
+    driving: list[KeyValue] | None = None
+    history: dict[int, KeyValue] | None = None
+    aligned: Tensor | None = None
+    source_tokens: Tensor | None = None
+    driving_tokens: Tensor | None = None
+
+    def branch(self, branch: Branch) -> Streams:
+        """What the branch sees: u nothing, s source, d source and driver, p everything (paper, signal fusion)."""
+        if branch == "u":
+            return Streams()
+        if branch == "s":
+            return Streams(source=self.source, source_tokens=self.source_tokens)
+        return replace(self, history=None) if branch == "d" else self
+
+    @property
+    def has_image_conditions(self) -> bool:
+        """Whether z attends to anything but itself and the text."""
+        return any(s is not None for s in (self.source, self.driving, self.source_tokens, self.driving_tokens))
+
+
+def _positions(host: Host, latents: Tensor, place: Place) -> Tensor:
+    patch = host.architecture.patch
+    return crop_positions(host.position_table(), latents.shape[-2] // patch, latents.shape[-1] // patch, place)
+
+
+def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Place, role: str) -> Tensor:
+    """Tokens (M, N, D) of latents with the positions of their place and their role embedding."""
+    x = host.embed(latents_MCHW)
+    return x + _positions(host, latents_MCHW, place).to(x.dtype) + adapter.role(role).to(x.dtype)
+
+
+def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams:
+    """Streams of the source alone; depends on nothing else, so once per video is enough."""
+    tokens = embed_tokens(host, adapter, source_BCHW, "left", "source")
+    if adapter.config.conditioning == "joint":
+        return Streams(source_tokens=tokens)
+    vec0 = _clean_modulation(host, adapter, tokens)
+    return Streams(source=_stream_key_values(host, tokens, vec0))
+
+
+def prefill_driving(host: Host, adapter: Adapter, conditions: Conditions) -> Streams:
+    """Streams of the masked driver: kept tokens and the aligned term, as the adapter's form of driving says."""
+    assert conditions.driving is not None
+    latents = conditions.driving.flatten(0, 1)
+    aligned, kept = None, None
+    if adapter.config.uses_aligned:
+        assert adapter.driving_proj is not None
+        aligned = adapter.driving_proj(patchify(latents, host.architecture.patch))
+        if conditions.driving_strength is not None:
+            aligned = aligned * conditions.driving_strength.flatten(0, 1).to(aligned.dtype)
+    if adapter.config.uses_tokens:
+        assert conditions.driving_index is not None, "token driving needs the kept tokens' indices"
+        tokens = embed_tokens(host, adapter, latents, "right", "driving")
+        kept = gather_tokens(tokens, conditions.driving_index.flatten(0, 1))
+    if kept is None:
+        return Streams(aligned=aligned)
+    if adapter.config.conditioning == "joint":
+        return Streams(aligned=aligned, driving_tokens=kept)
+    vec0 = _clean_modulation(host, adapter, kept)
+    return Streams(aligned=aligned, driving=_stream_key_values(host, kept, vec0))
+
+
+def prefill_history(host: Host, adapter: Adapter, history_BHCHW: Tensor) -> Streams:
+    """Keys and values of the history frames for every full-video attention; frame indices are -H .. -1."""
+    batch, frames = history_BHCHW.shape[:2]
+    tokens = embed_tokens(host, adapter, history_BHCHW.flatten(0, 1), "centre", "history")
+    vec0 = _clean_modulation(host, adapter, tokens)
+    index = torch.arange(-frames, 0, device=tokens.device)
+    result: dict[int, KeyValue] = {}
+    for i, block in enumerate(host.blocks):
+        tokens, _ = run(host, stream_block, block, tokens, vec0)
+        if str(i) in adapter.video:
+            result[i] = _video(adapter, i).key_values(rearrange(tokens, "(b t) n d -> b t n d", b=batch), index)
+    return Streams(history=result)
+
+
+def prefill(host: Host, adapter: Adapter, conditions: Conditions, source: Streams | None = None) -> Streams:
+    """All streams of a segment; pass `source` to reuse the streams of `prefill_source`."""
+    streams = source or Streams()
+    if source is None and conditions.source is not None:
+        streams = prefill_source(host, adapter, conditions.source)
+    if conditions.driving is not None:
+        d = prefill_driving(host, adapter, conditions)
+        streams = replace(streams, driving=d.driving, aligned=d.aligned, driving_tokens=d.driving_tokens)
+    if conditions.history is not None and conditions.history.shape[1]:
+        streams = replace(streams, history=prefill_history(host, adapter, conditions.history).history)
+    return streams
+
+
+def _clean_modulation(host: Host, adapter: Adapter, like: Tensor) -> Tensor:
+    pooled = adapter.pooled.to(like.dtype)[None]
+    return host.modulation(torch.zeros(1, device=like.device), pooled)
+
+
+def run(host: Host, function: Callable[..., T], *args: Any) -> T:
+    """Call `function`, recomputing it in the backward pass if the host asks for gradient checkpointing."""
+    if host.checkpointing and torch.is_grad_enabled():
+        return cast(T, checkpoint(function, *args, use_reentrant=False))
+    return function(*args)
+
+
+def _stream_key_values(host: Host, tokens: Tensor, vec0: Tensor) -> list[KeyValue]:
+    result: list[KeyValue] = []
+    for block in host.blocks:
+        tokens, kv = run(host, stream_block, block, tokens, vec0)
+        result.append(kv)
+    return result
+
+
+def _video(adapter: Adapter, index: int) -> FullVideoAttention:
+    return cast(FullVideoAttention, adapter.video[str(index)])
+
+
+class BlockRunner:
+    """Runs a base's blocks for one branch of one forward pass.
+
+    Args: the host; streams as the branch sees them; frames F of the segment (z is (B * F, N, D)); strength of the
+    adapter. In the joint form the side tokens (source, driver) go from block to block in `side`.
+    """
+
+    def __init__(self, host: Host, adapter: Adapter, streams: Streams, frames: int, strength: float = 1.0) -> None:
+        self.host, self.adapter, self.frames, self.strength = host, adapter, frames, strength
+        training = adapter.training and torch.is_grad_enabled()
+        closed = not training and adapter.is_closed()
+        self.streams = Streams(history=streams.history, aligned=streams.aligned) if closed else streams
+
+    def start(self, x_MND: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Before block 0: role of the noise and the aligned driver, scaled by the strength; and the side tokens."""
+        x = x_MND + (self.adapter.role("noise") * self.strength).to(x_MND.dtype)
+        if self.streams.aligned is not None:
+            x = x + self.streams.aligned.to(x.dtype) * self.strength
+        return x, self._side_tokens()
+
+    def _side_tokens(self) -> Tensor | None:
+        s = self.streams
+        parts = []
+        if s.source_tokens is not None:
+            parts.append(s.source_tokens.repeat_interleave(self.frames, 0))
+        if s.driving_tokens is not None:
+            parts.append(s.driving_tokens)
+        return torch.cat(parts, 1) if parts else None
+
+    def block(
+        self, index: int, x_MND: Tensor, side_MSD: Tensor | None, txt_MLD: Tensor, vec_MD: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Block `index` with its conditions, then full-video attention if it has one: z, side tokens, text."""
+        return run(self.host, self._block, index, x_MND, side_MSD, txt_MLD, vec_MD)
+
+    def _block(
+        self, index: int, x: Tensor, side: Tensor | None, txt: Tensor, vec: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        block = self.host.blocks[index]
+        gate = self.adapter.gate(index, self.strength)
+        if side is not None:
+            x, side, txt = joint_form_block(block, x, side, txt, vec, gate)
+        elif extra := self._extra(index):
+            x, txt = conditioned_block(block, x, txt, vec, extra, gate)
+        else:
+            x, txt = block(x, txt, vec)
+        return self._full_video(index, x), side, txt
+
+    def _extra(self, index: int) -> list[KeyValue]:
+        result: list[KeyValue] = []
+        if self.streams.source is not None:
+            k, v = self.streams.source[index]
+            result.append((k.repeat_interleave(self.frames, 0), v.repeat_interleave(self.frames, 0)))
+        if self.streams.driving is not None:
+            result.append(self.streams.driving[index])
+        return result
+
+    def _full_video(self, index: int, x_MND: Tensor) -> Tensor:
+        if str(index) not in self.adapter.video:
+            return x_MND
+        history = self.streams.history[index] if self.streams.history is not None else None
+        x = rearrange(x_MND, "(b f) n d -> b f n d", f=self.frames)
+        residual = _video(self.adapter, index)(x, history)
+        return x_MND + rearrange(residual, "b f n d -> (b f) n d") * self.strength
