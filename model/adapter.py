@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import AdapterMismatchError
-from .attention import FullVideoAttention
+from .attention import FullVideoAttention, Operations
 from .config import AdapterConfig, BaseArchitecture, adapter_config_from_json
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Adapter(nn.Module):
     gates are zero. `operations` is a namespace of layer classes (a host may pass its own casting ones).
     """
 
-    def __init__(self, config: AdapterConfig, operations: Any = nn, **factory: Any) -> None:
+    def __init__(self, config: AdapterConfig, operations: Any = Operations, **factory: Any) -> None:
         super().__init__()
         self.config = config
         base = config.base

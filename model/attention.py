@@ -124,6 +124,21 @@ def rotary(x_MhTNd: Tensor, frames_T: Tensor, theta: float) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x_MhTNd.dtype)
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's RMSNorm with its weight cast to the input, so that the fused kernel runs under autocast too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(x.dtype) if self.weight is not None else None
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
+class Operations:
+    """Default layer classes; a host may pass a namespace of its own casting ones."""
+
+    Linear = nn.Linear
+    RMSNorm = RMSNorm
+
+
 class FullVideoAttention(nn.Module):
     """Every token of z attends to all tokens of all frames of the segment and of the history (paper, full-video
     attention). Pre-norm residual branch with an output projection that is zero at start.
@@ -132,7 +147,7 @@ class FullVideoAttention(nn.Module):
     """
 
     def __init__(
-        self, width: int, inner: int, head_dim: int, theta: float, operations: Any = nn, **factory: Any
+        self, width: int, inner: int, head_dim: int, theta: float, operations: Any = Operations, **factory: Any
     ) -> None:
         super().__init__()
         self.heads, self.theta = inner // head_dim, theta

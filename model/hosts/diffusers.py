@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import AdapterMismatchError, UserError
 from ..adapter import Adapter, check_base
-from ..attention import QKV
+from ..attention import QKV, JointBlock
 from ..config import BaseArchitecture
 from ..fusion import Branch
 from ..streams import BlockRunner, Conditions, Streams, prefill
@@ -81,7 +81,7 @@ class DiffusersHost:
     def __init__(self, transformer: SD3Transformer2DModel) -> None:
         self.transformer: Any = transformer
         self.architecture = architecture_from_config(transformer.config)
-        self.blocks = [DiffusersBlock(b) for b in self.transformer.transformer_blocks]
+        self.blocks: Sequence[JointBlock] = [DiffusersBlock(b) for b in self.transformer.transformer_blocks]
         self.checkpointing = False
 
     def embed(self, latents_MCHW: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def load_transformer(path: Path | str, dtype: torch.dtype = torch.float32) -> SD
     native = state if is_native(state) else to_native(state)
     model = build_transformer(architecture_of(native))
     model.load_state_dict({k: v.to(dtype) for k, v in to_diffusers(native).items()}, assign=True)
-    return cast(SD3Transformer2DModel, model.to(dtype))
+    return model
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
