@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from einops import rearrange
 from safetensors import SafetensorError
@@ -35,8 +36,7 @@ class DiffusersBlock:
 
     def _project(self, attn: Any, x: Tensor, names: Sequence[str]) -> QKV:
         q, k, v = (rearrange(getattr(attn, n)(x), "m n (h d) -> m h n d", h=self.heads) for n in names[:3])
-        norm_q, norm_k = getattr(attn, names[3], None), getattr(attn, names[4], None)
-        return (norm_q(q) if norm_q is not None else q, norm_k(k) if norm_k is not None else k, v)
+        return _norm(getattr(attn, names[3], None), q), _norm(getattr(attn, names[4], None), k), v
 
     def image_in(self, x_MND: Tensor, vec_MD: Tensor) -> tuple[QKV, QKV | None, Any]:
         own = ("to_q", "to_k", "to_v", "norm_q", "norm_k")
@@ -69,6 +69,11 @@ class DiffusersBlock:
         txt = txt_MLD + gate[:, None] * self.block.attn.to_add_out(joint_MLD)
         y = self.block.norm2_context(txt) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
         return txt + gate_mlp[:, None] * self.block.ff_context(y)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    """RMS norm over the head by torch's fused kernel: diffusers' own module takes several passes in float32."""
+    return x if norm is None else F.rms_norm(x, (x.shape[-1],), norm.weight.to(x.dtype), norm.eps)
 
 
 def _out(layers: Any, x: Tensor) -> Tensor:
