@@ -1,0 +1,146 @@
+"""Fitted portraits and tracked clips of a configuration, kept in a cache folder, because making them takes time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import NoFaceError
+from ..signals.track import FaceTrack, detect_face
+from .clips import Take, read_takes
+from .heads.fit import Camera, HeadFit
+from .heads.landmarks import load_table
+from .heads.model import load_head_model
+from .heads.pairs import Cast
+from .heads.scene import MARGIN, Portrait, Studio, make_portrait, restore_portrait
+from .heads.texture import anatomy
+from .materials import DataConfig, MediaFile, list_media, read_frames
+
+log = logging.getLogger(__name__)
+
+WORST_FIT = 0.06  # of the eye distance: worse fits are left out
+LEAST_COVER = 0.72  # share of the crop that the photo must fill
+
+
+@dataclass(frozen=True)
+class Troupe:
+    """All that samples of one split are made from."""
+
+    studio: Studio
+    cast: Cast
+    takes: list[Take]
+
+
+def open_studio(config: DataConfig) -> Studio:
+    """The head model with what derives from it."""
+    model, table = load_head_model(Path(config.head_model)), load_table()
+    return Studio(model, table, anatomy(model, table), config.size)
+
+
+def gather(config: DataConfig, split: str) -> Troupe:
+    """Read, fit and track the split's material, or take it from config.cache. Bad photos are logged and left out."""
+    studio = open_studio(config)
+    Path(config.cache).mkdir(parents=True, exist_ok=True)
+    photos = list_media(config, split, "portraits")
+    fitted = [(media, load_portrait(studio, media, Path(config.cache))) for media in photos]
+    good = [(media, portrait) for media, portrait in fitted if portrait is not None]
+    takes = [take for media in list_media(config, split, "clips") for take in load_takes(media, config)]
+    cast = Cast([p for _, p in good], [m for m, _ in good], [take.track for take in takes])
+    return Troupe(studio, cast, takes)
+
+
+def load_portrait(studio: Studio, media: MediaFile, cache: Path) -> Portrait | None:
+    """The portrait from the cache or fitted now; None when the photo does not serve."""
+    path = cache / f"portrait-{media.name}-{_fingerprint(media.path, studio.size)}.npz"
+    arrays = _cached(path, lambda: _fit_portrait(studio, media))
+    if not arrays["usable"]:
+        return None
+    camera = Camera(arrays["rotation"], float(arrays["scale"]), arrays["offset"])
+    fit = HeadFit(arrays["identity"], arrays["expression"], camera, float(arrays["error"]))
+    return restore_portrait(studio, media.name, arrays["canvas"].astype(np.float32), arrays["landmarks"], fit)
+
+
+def _fit_portrait(studio: Studio, media: MediaFile) -> dict[str, np.ndarray]:
+    photo, track = _first_face(media)
+    portrait = make_portrait(studio, media.name, photo, track)
+    fit, cover = portrait.fit, _cover(portrait, photo.shape[:2], track)
+    usable = fit.error < WORST_FIT and cover > LEAST_COVER
+    if not usable:
+        log.warning("%s left out: fit error %.3f, the photo fills %.2f of the crop", media.name, fit.error, cover)
+    return {
+        "canvas": portrait.canvas.round().astype(np.uint8), "landmarks": portrait.landmarks,
+        "identity": fit.identity, "expression": fit.expression, "rotation": fit.camera.rotation,
+        "scale": np.array(fit.camera.scale), "offset": fit.camera.offset, "error": np.array(fit.error),
+        "usable": np.array(usable),
+    }  # fmt: skip
+
+
+def _first_face(media: MediaFile) -> tuple[np.ndarray, FaceTrack]:
+    """The first frame in which a face is found, and the face."""
+    frames, _ = read_frames(media.path)
+    for frame in frames:
+        try:
+            return frame, detect_face(frame)
+        except NoFaceError:
+            continue
+    raise NoFaceError(f"no face in {media.path}: take it out of the configuration")
+
+
+def _cover(portrait: Portrait, size_hw: tuple[int, int], track: FaceTrack) -> float:
+    """Which share of the crop lies inside the photo."""
+    zoom = np.linalg.norm(portrait.landmarks[33] - portrait.landmarks[263])
+    zoom /= np.linalg.norm(track.landmarks[0, 33] - track.landmarks[0, 263])
+    corner = portrait.landmarks[1, :2] - zoom * track.landmarks[0, 1, :2]  # the photo's corner on the canvas
+    edge = MARGIN / (1 + 2 * MARGIN) * len(portrait.canvas)
+    low = np.maximum(corner, edge)
+    high = np.minimum(corner + zoom * np.array(size_hw[::-1]), len(portrait.canvas) - edge)
+    return float(np.prod(np.clip(high - low, 0, None)) / (len(portrait.canvas) - 2 * edge) ** 2)
+
+
+def load_takes(media: MediaFile, config: DataConfig) -> list[Take]:
+    """The clip's takes from the cache or tracked now."""
+    path = Path(config.cache) / f"clip-{media.name}-{_fingerprint(media.path, config.size, config.frames)}.npz"
+    arrays = _cached(path, lambda: _pack_takes(read_takes(media, config)))
+    takes = []
+    for n in range(int(arrays["count"])):
+        frames, side = arrays[f"frames{n}"], arrays[f"frames{n}"].shape[1]
+        track = FaceTrack(
+            arrays[f"landmarks{n}"], arrays[f"blendshapes{n}"], arrays[f"matrices{n}"],
+            np.ones(len(frames), bool), (side, side),
+        )  # fmt: skip
+        takes.append(Take(media, frames, track))
+    return takes
+
+
+def _pack_takes(takes: list[Take]) -> dict[str, np.ndarray]:
+    packed = {"count": np.array(len(takes))}
+    for n, take in enumerate(takes):
+        track = take.track
+        packed |= {
+            f"frames{n}": take.frames, f"landmarks{n}": track.landmarks,
+            f"blendshapes{n}": track.blendshapes, f"matrices{n}": track.matrices,
+        }  # fmt: skip
+    return packed
+
+
+def _cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays in `path`, made first when it is not there."""
+    if not path.is_file():
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as handle:
+            np.savez(handle, **make())
+        os.replace(part, path)
+    with np.load(path) as data:
+        return {name: data[name] for name in data.files}
+
+
+def _fingerprint(path: Path, *settings: int) -> str:
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,135 @@
+"""Real and generated clips as self-driven samples: the driver is the same clip with its appearance changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+from ..signals.crops import CropConfig, crop_landmarks, plan_crop, resample
+from ..signals.regions import RegionConfig, masked_frames, region_masks
+from ..signals.track import FaceTrack, track_faces
+from .materials import DataConfig, MediaFile, read_frames
+from .pictures import PictureClip, draw_colours, mirror, to_bytes
+
+MARGIN = 0.125  # of the crop's side, kept around it for small shifts
+JUMP = 0.5  # of the eye distance: landmarks that move more between two frames mean a cut
+SMALLEST_FACE = 22.0  # pixels between the outer eye corners
+FAR = 4  # frames that a source keeps from the target's frames if it can
+
+
+@dataclass(frozen=True)
+class Take:
+    """A piece of a clip without a cut, with the face in every frame."""
+
+    media: MediaFile
+    frames: np.ndarray  # (n, side, side, 3) uint8: the crop with a margin
+    track: FaceTrack  # in pixels of `frames`
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def read_takes(media: MediaFile, config: DataConfig) -> list[Take]:
+    """Track a clip, split it at cuts and losses of the face, crop the pieces; too short ones are dropped."""
+    frames, fps = read_frames(media.path)
+    track = track_faces(frames, fps, smoothing=None)
+    takes = []
+    for start, stop in uncut_runs(track):
+        piece = track[start:stop]
+        if stop - start < config.frames or np.median(piece.eye_distance) < SMALLEST_FACE:
+            continue
+        takes.append(_crop_take(media, frames[start:stop], piece, config.size))
+    return takes
+
+
+def uncut_runs(track: FaceTrack) -> list[tuple[int, int]]:
+    """[start, stop) of the runs in which the face is there and does not jump."""
+    step = np.linalg.norm(np.diff(track.landmarks[:, :, :2], axis=0), axis=2).mean(1)
+    joined = track.present[1:] & track.present[:-1] & (step < JUMP * track.eye_distance[1:])
+    borders = [0, *(np.flatnonzero(~joined) + 1).tolist(), track.num_frames]
+    return [(a, b) for a, b in pairwise(borders) if track.present[a]]
+
+
+def _crop_take(media: MediaFile, frames: Sequence[np.ndarray], track: FaceTrack, size: int) -> Take:
+    affines = plan_crop(track, CropConfig(size=size)).affines.copy()
+    affines[:, :, 2] += MARGIN * size
+    side = int(size * (1 + 2 * MARGIN))
+    pictures = np.stack([resample(f, affine, (side, side)) for f, affine in zip(frames, affines, strict=True)])
+    landmarks = crop_landmarks(track.landmarks, affines)
+    moved = FaceTrack(landmarks, track.blendshapes, track.matrices, track.present, (side, side))
+    return Take(media, pictures, moved)
+
+
+def make_self_driven(rng: np.random.Generator, takes: Sequence[Take], config: DataConfig) -> PictureClip:
+    """One sample of config.frames frames from one of the takes."""
+    chances = np.array([np.sqrt(len(take)) for take in takes])
+    take = takes[int(rng.choice(len(takes), p=chances / chances.sum()))]
+    stride = 2 if len(take) >= 2 * config.frames and rng.random() < 0.3 else 1
+    span = (config.frames - 1) * stride + 1
+    start = int(rng.integers(0, len(take) - span + 1))
+    order = np.arange(start, start + span, stride)
+    inner = int(MARGIN * config.size)
+    cut = slice(inner, inner + config.size)
+    colours = draw_colours(rng, 0.35)
+    rows = _source_frames(rng, len(take), start, start + span, config.sources)
+    target = to_bytes(colours(take.frames[order][:, cut, cut].astype(np.float32)))
+    sources = to_bytes(colours(take.frames[rows][:, cut, cut].astype(np.float32)))
+    driving, masks = _change_driver(rng, take, order, config.size)
+    info = {
+        "provider": "clip", "identities": [take.media.name], "driver": take.media.name,
+        "licences": [take.media.licence],
+    }  # fmt: skip
+    clip = PictureClip(sources, target, driving, masks, info)
+    return mirror(clip) if rng.random() < 0.5 else clip
+
+
+def _source_frames(rng: np.random.Generator, length: int, start: int, stop: int, count: int) -> np.ndarray:
+    """Frames that show the person at another time: outside [start, stop) and away from it where the clip allows."""
+    frames = np.arange(length)
+    for gap in (3 * FAR, FAR, 1):
+        outside = frames[(frames < start - gap) | (frames >= stop + gap)]
+        if len(outside) >= count:
+            return rng.choice(outside, count, replace=False)
+    return rng.choice(frames, count, replace=length < count)
+
+
+def _change_driver(rng: np.random.Generator, take: Take, order: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The take's frames with other colours, sharpness, proportions and framing, masked; and the masks."""
+    warp = _FaceWarp(rng, take.frames.shape[1], size)
+    pictures = np.stack([warp.picture(frame) for frame in take.frames[order]]).astype(np.float32)
+    changed = draw_colours(rng, 1.0)(pictures)
+    blur = rng.uniform(0, 1.1)
+    if blur > 0.4:
+        changed = np.stack([cv2.GaussianBlur(picture, (0, 0), blur) for picture in changed])
+    landmarks = warp.landmarks(take.track.landmarks[order])
+    masks = region_masks(landmarks, (size, size), RegionConfig(dilation=float(rng.uniform(0.10, 0.24))))
+    return masked_frames(to_bytes(changed), masks), masks
+
+
+class _FaceWarp:
+    """A fixed small change of proportions: anisotropic scale, shift, and a smooth wobble; the same in every frame."""
+
+    def __init__(self, rng: np.random.Generator, side: int, size: int):
+        self.size, self.centre = size, side / 2
+        self.zoom = np.exp(rng.normal(0, 0.035) + rng.normal(0, (0.045, 0.045)))
+        self.shift = rng.normal(0, 0.012, 2) * size
+        knots = rng.normal(0, 0.011 * size, (5, 5, 2)).astype(np.float32)
+        self.wobble = cv2.resize(knots, (size, size), interpolation=cv2.INTER_CUBIC)
+        x, y = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+        grid = np.stack([x, y], 2) - size / 2 - self.shift
+        self.map = (grid / self.zoom + self.centre + self.wobble - 0.5).astype(np.float32)
+
+    def picture(self, frame: np.ndarray) -> np.ndarray:
+        """(size, size, 3) from a take's frame."""
+        return cv2.remap(frame, self.map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+
+    def landmarks(self, landmarks: np.ndarray) -> np.ndarray:
+        """(T, L, 3) landmarks of the take where the warp puts them (the wobble to first order)."""
+        flat = (landmarks[:, :, :2] - self.centre) * self.zoom + self.size / 2 + self.shift
+        at = np.clip(flat, 0, self.size - 1).astype(int)
+        flat = flat - self.wobble[at[..., 1], at[..., 0]] * self.zoom
+        return np.concatenate([flat, landmarks[:, :, 2:] * self.zoom.mean()], 2).astype(np.float32)

@@ -1,0 +1,107 @@
+"""The head model: ICT-FaceKit Light (MIT, github.com/ICT-VGL/ICT-FaceKit) as arrays, and the shapes that it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UserError
+from . import raster
+
+UNUSED = ("M_EyeBlend", "M_EyeOcclusion", "M_LacrimalFluid", "M_EyeLashes", "M_IrisLeft", "M_IrisRight")
+SHADING = {
+    "M_ScleraLeft": raster.EYE,
+    "M_ScleraRight": raster.EYE,
+    "M_Teeth": raster.MOUTH,
+    "M_GumsTongue": raster.MOUTH,
+}
+
+
+@dataclass(frozen=True)
+class HeadModel:
+    """Neutral head, identity and expression shapes in centimetres (x to the head's left, y up, z forward)."""
+
+    neutral: np.ndarray  # (V, 3) float32
+    triangles: np.ndarray  # (F, 3) int32
+    material: np.ndarray  # (F,) index into materials
+    materials: tuple[str, ...]
+    identity: np.ndarray  # (100, V, 3) float32
+    expression: np.ndarray  # (53, V, 3) float32
+    names: tuple[str, ...]  # of the expressions, ARKit style with _L and _R
+    landmarks68: np.ndarray  # (68,) vertices of the 68-point scheme
+
+    @property
+    def num_vertices(self) -> int:
+        """Number of vertices."""
+        return len(self.neutral)
+
+    def part(self, *names: str) -> np.ndarray:
+        """Vertices of the named materials, ascending."""
+        chosen = np.isin(self.material, [self.materials.index(n) for n in names])
+        return np.unique(self.triangles[chosen])
+
+    def shading(self) -> np.ndarray:
+        """(F,) int32: how each triangle is shaded (raster.SKIN, EYE or MOUTH)."""
+        kinds = np.array([SHADING.get(n, raster.SKIN) for n in self.materials], np.int32)
+        return kinds[self.material]
+
+    def edges(self) -> np.ndarray:
+        """(E, 2) int32 edges of the mesh, each once."""
+        pairs = np.concatenate([self.triangles[:, [0, 1]], self.triangles[:, [1, 2]], self.triangles[:, [2, 0]]])
+        return np.unique(np.sort(pairs, 1), axis=0).astype(np.int32)
+
+    def person(self, identity: np.ndarray) -> np.ndarray:
+        """(V, 3) neutral head with identity weights (100,)."""
+        return self.neutral + np.tensordot(identity.astype(np.float32), self.identity, 1)
+
+    def express(self, person: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """(T, V, 3) the head `person` (V, 3) with expression weights (T, 53)."""
+        flat = expression.astype(np.float32) @ self.expression.reshape(len(self.names), -1)
+        return person[None] + flat.reshape(-1, self.num_vertices, 3)
+
+    def from_blendshapes(self, names: tuple[str, ...]) -> np.ndarray:
+        """(len(names), 53) matrix from MediaPipe/ARKit blendshape values to expression weights."""
+        table = np.zeros((len(names), len(self.names)), np.float32)
+        for j, own in enumerate(self.names):
+            whole = own.split("_")[0]
+            name = whole if whole in ("browInnerUp", "cheekPuff") else own.replace("_L", "Left").replace("_R", "Right")
+            if name in names:
+                table[names.index(name), j] = 1
+        return table
+
+
+def load_head_model(path: Path) -> HeadModel:
+    """Read the npz that `heads.bake` writes. Raises UserError when it is missing or is something else."""
+    if not path.is_file():
+        raise UserError(
+            f"no head model at {path}: make it from an ICT-FaceKit checkout with "
+            "`python -m svdp.training.heads.bake FaceXModel OUT.npz` and name it in the configuration (head_model)"
+        )
+    with np.load(path) as data:
+        missing = {"V", "F", "mat", "mats", "I", "E", "names", "lm68"} - set(data.files)
+        if missing:
+            raise UserError(f"{path} is not a head model: arrays {sorted(missing)} are missing; bake it again")
+        arrays = {name: data[name] for name in data.files}
+    return _without_unused(arrays)
+
+
+def _without_unused(arrays: dict[str, np.ndarray]) -> HeadModel:
+    """Drop the parts that are not drawn and the vertices that only they use."""
+    materials = [str(name) for name in arrays["mats"]]
+    kept = ~np.isin(arrays["mat"], [materials.index(n) for n in UNUSED if n in materials])
+    triangles, material = arrays["F"][kept], arrays["mat"][kept]
+    used = np.unique(np.concatenate([triangles.reshape(-1), arrays["lm68"]]))
+    renumber = np.full(len(arrays["V"]), -1, np.int32)
+    renumber[used] = np.arange(len(used), dtype=np.int32)
+    return HeadModel(
+        neutral=arrays["V"][used].astype(np.float32),
+        triangles=np.ascontiguousarray(renumber[triangles]),
+        material=material.astype(np.int32),
+        materials=tuple(materials),
+        identity=arrays["I"][:, used].astype(np.float32),
+        expression=arrays["E"][:, used].astype(np.float32),
+        names=tuple(str(n) for n in arrays["names"]),
+        landmarks68=renumber[arrays["lm68"]],
+    )

@@ -1,0 +1,153 @@
+"""Rendered cross-identity pairs: two people make exactly the same motion; one is the target, one the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...signals.crops import CropConfig, face_frame
+from ...signals.regions import RegionConfig, masked_frames, region_masks
+from ...signals.track import FaceTrack
+from ..materials import DataConfig, MediaFile
+from ..pictures import PictureClip, draw_colours, mirror, random_backdrop, to_bytes
+from .model import HeadModel
+from .motion import Motion, invent, limit_angles, replay
+from .scene import MARGIN, Actor, Portrait, Studio, crop_points, draw, move_head
+
+NEAR = np.array([26.0, 16.0, 18.0])  # degrees: poses up to which a warped photo looks right
+SHAPE_JITTER = 0.45  # spread of the identity weights that make another head of one photo
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What pairs are made from: portraits with their terms, and tracked clips that lend motion."""
+
+    portraits: Sequence[Portrait]
+    media: Sequence[MediaFile]
+    tracks: Sequence[FaceTrack]
+
+
+def make_pair(rng: np.random.Generator, studio: Studio, cast: Cast, config: DataConfig) -> PictureClip:
+    """One sample of config.frames frames."""
+    a, b = (int(n) for n in rng.choice(len(cast.portraits), 2, replace=False))
+    target, names = _target_actor(rng, studio, cast, a, config)
+    driver = _driver_actor(rng, studio, cast.portraits[b])
+    reach = NEAR if target.backdrop is None else np.array([42.0, 22.0, 22.0])
+    motion = limit_angles(_draw_motion(rng, studio.model, cast, config.frames, config), reach)
+    base = base_affine(studio)
+    shown = base if rng.random() < 0.5 else _jitter(rng, base, studio)
+    colours = draw_colours(rng, 0.4)
+    pictures = np.stack([draw(studio, target, points, shown) for points in move_head(studio, target, motion)])
+    sources = _draw_sources(rng, studio, cast, target, config, reach)
+    driving, masks = _draw_driver(rng, studio, driver, motion, base)
+    info = {
+        "provider": "rendered",
+        "identities": names,
+        "driver": cast.media[b].name,
+        "licences": sorted({m.licence for m in cast.media if m.name in (*names, cast.media[b].name)}),
+    }
+    clip = PictureClip(to_bytes(colours(sources)), to_bytes(colours(pictures)), driving, masks, info)
+    return mirror(clip) if rng.random() < 0.5 else clip
+
+
+def base_affine(studio: Studio) -> np.ndarray:
+    """Canvas -> fine picture: the crop of the photo itself."""
+    return np.array([[1, 0, -MARGIN * studio.fine], [0, 1, -MARGIN * studio.fine]], np.float32)
+
+
+def own_affine(studio: Studio, points: np.ndarray) -> np.ndarray:
+    """Canvas -> fine picture by the crop rule applied to a head's own landmarks; points (V, 3)."""
+    centre, size = face_frame(studio.table.locate(points)[None])
+    side = CropConfig().scale * float(size[0])
+    zoom = studio.fine / side
+    return np.concatenate([zoom * np.eye(2), -zoom * (centre[0] - side / 2)[:, None]], 1).astype(np.float32)
+
+
+def _jitter(rng: np.random.Generator, affine: np.ndarray, studio: Studio) -> np.ndarray:
+    """The affine with a small random scale about the picture's centre and a shift."""
+    zoom, middle = float(np.exp(rng.normal(0, 0.03))), studio.fine / 2
+    moved = affine * zoom
+    moved[:, 2] += middle * (1 - zoom) + rng.normal(0, 0.015, 2) * studio.fine
+    return moved.astype(np.float32)
+
+
+def _draw_motion(rng: np.random.Generator, model: HeadModel, cast: Cast, frames: int, config: DataConfig) -> Motion:
+    if cast.tracks and rng.random() < config.replay_share:
+        return replay(rng, model, cast.tracks, frames)
+    return invent(rng, model, frames)
+
+
+def _target_actor(
+    rng: np.random.Generator, studio: Studio, cast: Cast, number: int, config: DataConfig
+) -> tuple[Actor, list[str]]:
+    """The target's person and the names of the photos in it."""
+    place = face = cast.portraits[number]
+    names = [cast.media[number].name]
+    skin = place.skin
+    if rng.random() < config.swap_share:
+        other = int(rng.integers(len(cast.portraits)))
+        if other != number:
+            face = _recoloured(cast.portraits[other], place)
+            skin, names = face.skin, [*names, cast.media[other].name]
+    weights = face.fit.identity
+    if rng.random() < config.reshape_share:
+        weights = weights + rng.normal(0, SHAPE_JITTER, len(weights)).astype(np.float32)
+    plain = rng.random() < config.plain_share
+    backdrop = random_backdrop(rng, studio.canvas_size) if plain else None
+    return Actor(place, face, skin, studio.model.person(weights), backdrop), names
+
+
+def _recoloured(face: Portrait, place: Portrait) -> Portrait:
+    """The face's photo with the skin tone of the place's."""
+    sure = (face.skin.trust > 0.9) & (place.skin.trust > 0.9)
+    own, wanted = (np.median(p.skin.colours[sure], axis=0) + 8 for p in (face, place))
+    gain = np.clip(wanted / own, 0.4, 2.2).astype(np.float32)
+    skin = replace(face.skin, colours=np.clip(face.skin.colours * gain, 0, 255))
+    return replace(face, canvas=np.clip(face.canvas * gain, 0, 255), skin=skin)
+
+
+def _driver_actor(rng: np.random.Generator, studio: Studio, portrait: Portrait) -> Actor:
+    weights = portrait.fit.identity + rng.normal(0, SHAPE_JITTER, 100).astype(np.float32) * (rng.random() < 0.7)
+    return Actor(portrait, portrait, portrait.skin, studio.model.person(weights))
+
+
+def _draw_sources(
+    rng: np.random.Generator, studio: Studio, cast: Cast, actor: Actor, config: DataConfig, reach: np.ndarray
+) -> np.ndarray:
+    """(S, size, size, 3) float32: first the photo as it is (or the changed person posed like it), then other poses."""
+    fit = actor.place.fit
+    heads = studio.model.express(actor.person, fit.expression[None])[0]
+    untouched = actor.face is actor.place and actor.backdrop is None
+    pictures = [draw(studio, actor, fit.camera.project(heads), _jitter(rng, base_affine(studio), studio))]
+    if untouched and np.allclose(actor.person, studio.model.person(fit.identity)):
+        pictures = [photo_crop(studio, actor.place)]
+    other = limit_angles(_draw_motion(rng, studio.model, cast, config.frames, config), reach * 0.8)
+    calm = replace(other, expression=other.expression * rng.uniform(0.3, 1.0))
+    moved = move_head(studio, actor, calm)
+    for t in rng.choice(config.frames, config.sources - 1, replace=config.frames < config.sources - 1):
+        affine = _jitter(rng, own_affine(studio, moved[t]), studio)
+        pictures.append(draw(studio, actor, moved[t], affine))
+    return np.stack(pictures)
+
+
+def photo_crop(studio: Studio, portrait: Portrait) -> np.ndarray:
+    """(size, size, 3) float32: the photo itself, cropped as at inference."""
+    edge = int(MARGIN * studio.fine)
+    inner = portrait.canvas[edge : edge + studio.fine, edge : edge + studio.fine]
+    return inner.reshape(studio.size, 2, studio.size, 2, 3).mean((1, 3))
+
+
+def _draw_driver(
+    rng: np.random.Generator, studio: Studio, actor: Actor, motion: Motion, base: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masked pictures (T, size, size, 3) uint8 and masks (T, 3, size, size)."""
+    affine = _jitter(rng, base, studio)
+    moved = move_head(studio, actor, motion)
+    pictures = np.stack([draw(studio, actor, points, affine) for points in moved])
+    landmarks = crop_points(studio.table.locate(moved), affine) * (studio.size / studio.fine)
+    regions = RegionConfig(dilation=float(rng.uniform(0.10, 0.24)))
+    masks = region_masks(landmarks, (studio.size, studio.size), regions)
+    coloured = to_bytes(draw_colours(rng, 1.0)(pictures))
+    return masked_frames(coloured, masks), masks

@@ -1,0 +1,235 @@
+"""The numeric loops of the head renderer, compiled by numba: z-buffer, shading, normals, colour filling, warp fields.
+
+Screen coordinates: x right, y down in pixels with pixel centres at .5; depth z grows towards the viewer. A triangle is
+seen from the front when it runs counter-clockwise as one sees it; back faces are skipped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+BEHIND = np.float32(-1e9)  # depth of empty pixels
+SKIN, EYE, MOUTH = 0, 1, 2  # how a triangle is shaded
+
+
+@njit(cache=True, nogil=True)
+def rasterise(points, triangles, height, width):
+    """Z-buffer. points (V, 3) float32, triangles (F, 3) int32 -> triangle index (H, W) int32 (-1: empty),
+    barycentric weights of corners 1 and 2 (H, W, 2), depth (H, W)."""
+    index = np.full((height, width), -1, np.int32)
+    depth = np.full((height, width), BEHIND, np.float32)
+    weights = np.zeros((height, width, 2), np.float32)
+    half = np.float32(0.5)
+    for f in range(triangles.shape[0]):
+        a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
+        x0, y0, x1, y1 = points[a, 0], points[a, 1], points[b, 0], points[b, 1]
+        x2, y2 = points[c, 0], points[c, 1]
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if area >= -1e-9:
+            continue
+        left = max(0, int(np.ceil(min(x0, x1, x2) - half)))
+        right = min(width - 1, int(np.floor(max(x0, x1, x2) - half)))
+        top = max(0, int(np.ceil(min(y0, y1, y2) - half)))
+        bottom = min(height - 1, int(np.floor(max(y0, y1, y2) - half)))
+        inverse = np.float32(1.0) / area
+        for y in range(top, bottom + 1):
+            py = np.float32(y) + half
+            for x in range(left, right + 1):
+                px = np.float32(x) + half
+                w1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) * inverse
+                w2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) * inverse
+                w0 = np.float32(1.0) - w1 - w2
+                if w0 < 0 or w1 < 0 or w2 < 0:
+                    continue
+                z = w0 * points[a, 2] + w1 * points[b, 2] + w2 * points[c, 2]
+                if z > depth[y, x]:
+                    depth[y, x] = z
+                    index[y, x] = f
+                    weights[y, x, 0] = w1
+                    weights[y, x, 1] = w2
+    return index, weights, depth
+
+
+@njit(cache=True, nogil=True)
+def vertex_normals(points, triangles):
+    """Unit normals (V, 3), area weighted; z towards the viewer for front faces of screen points."""
+    normals = np.zeros_like(points)
+    for f in range(triangles.shape[0]):
+        a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
+        ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
+        vx, vy, vz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+        nx, ny, nz = uz * vy - uy * vz, ux * vz - uz * vx, uy * vx - ux * vy
+        for k in (a, b, c):
+            normals[k, 0] += nx
+            normals[k, 1] += ny
+            normals[k, 2] += nz
+    for i in range(normals.shape[0]):
+        length = np.sqrt(normals[i, 0] ** 2 + normals[i, 1] ** 2 + normals[i, 2] ** 2) + 1e-12
+        normals[i] /= length
+    return normals
+
+
+@njit(cache=True, nogil=True)
+def fill_colours(colours, weights, edges, rounds):
+    """Spread trusted vertex colours over the mesh: (V, 3) colours with trust (V,) in 0..1, edges (E, 2).
+
+    Each round every vertex becomes weight * its own colour + (1 - weight) * mean of its neighbours.
+    """
+    known = colours.copy()
+    current = colours.copy()
+    count = np.zeros(colours.shape[0], np.float32)
+    for e in range(edges.shape[0]):
+        count[edges[e, 0]] += 1
+        count[edges[e, 1]] += 1
+    for _ in range(rounds):
+        total = np.zeros_like(current)
+        for e in range(edges.shape[0]):
+            a, b = edges[e, 0], edges[e, 1]
+            for k in range(3):
+                total[a, k] += current[b, k]
+                total[b, k] += current[a, k]
+        for i in range(current.shape[0]):
+            if count[i] > 0:
+                for k in range(3):
+                    current[i, k] = weights[i] * known[i, k] + (1 - weights[i]) * total[i, k] / count[i]
+    return current
+
+
+@njit(cache=True, nogil=True)
+def _sample(image, x, y, k):
+    height, width = image.shape[0], image.shape[1]
+    x = min(max(x - 0.5, 0.0), width - 1.001)
+    y = min(max(y - 0.5, 0.0), height - 1.001)
+    j, i = int(x), int(y)
+    fx, fy = x - j, y - i
+    top = image[i, j, k] * (1 - fx) + image[i, j + 1, k] * fx
+    low = image[i + 1, j, k] * (1 - fx) + image[i + 1, j + 1, k] * fx
+    return top * (1 - fy) + low * fy
+
+
+@njit(cache=True, nogil=True)
+def _ramp(low, high, value):
+    t = min(max((value - low) / (high - low), 0.0), 1.0)
+    return t * t * (3 - 2 * t)
+
+
+@njit(cache=True, nogil=True)
+def _eye_colour(dx, dy, dz, angle, palette, k):
+    """Sclera, iris, pupil by the angle (radians) off the optical axis; shade of the upper lid; a highlight."""
+    colour = palette[0, k] + (palette[1, k] * 0.55 - palette[0, k]) * _ramp(0.58, 0.50, angle)
+    colour += palette[1, k] * 0.45 * _ramp(0.52, 0.40, angle)
+    colour += (palette[2, k] - colour) * _ramp(0.24, 0.18, angle)
+    colour *= 1 - 0.45 * _ramp(0.0, 0.45, -dy) - 0.12 * _ramp(0.2, 0.7, abs(dx))
+    glint = (dx + 0.16) ** 2 + (dy + 0.20) ** 2
+    return colour + (235.0 - colour) * 0.8 * _ramp(0.012, 0.004, glint) * (dz > 0)
+
+
+@njit(cache=True, nogil=True)
+def shade(index, weights, triangles, shading, photo, photo_xy, trust, colours, alpha, eye, palette):
+    """Colours of a rasterised head: the photo seen through the mesh, filled colours where the photo is not trusted.
+
+    Args:
+        index, weights: from `rasterise`. triangles (F, 3); shading (F,) SKIN, EYE or MOUTH.
+        photo: (h, w, 3) float32. photo_xy (V, 2): where a vertex lies in the photo; trust (V,) in 0..1.
+        colours (V, 3): filled colours; alpha (V,): opacity of skin. eye (V, 4): screen direction from the centre of
+        the eyeball and the angle off its axis. palette (3, 3): colours of sclera, iris and pupil.
+
+    Returns:
+        (H, W, 4) float32: colour not multiplied by alpha, and alpha in 0..1.
+    """
+    height, width = index.shape
+    out = np.zeros((height, width, 4), np.float32)
+    for y in range(height):
+        for x in range(width):
+            f = index[y, x]
+            if f < 0:
+                continue
+            a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
+            w1, w2 = weights[y, x, 0], weights[y, x, 1]
+            w0 = 1 - w1 - w2
+            out[y, x, 3] = 1
+            if shading[f] == EYE:
+                dx = w0 * eye[a, 0] + w1 * eye[b, 0] + w2 * eye[c, 0]
+                dy = w0 * eye[a, 1] + w1 * eye[b, 1] + w2 * eye[c, 1]
+                dz = w0 * eye[a, 2] + w1 * eye[b, 2] + w2 * eye[c, 2]
+                angle = w0 * eye[a, 3] + w1 * eye[b, 3] + w2 * eye[c, 3]
+                for k in range(3):
+                    out[y, x, k] = _eye_colour(dx, dy, dz, angle, palette, k)
+                continue
+            sure = 0.0
+            if shading[f] == SKIN:
+                out[y, x, 3] = w0 * alpha[a] + w1 * alpha[b] + w2 * alpha[c]
+                sure = w0 * trust[a] + w1 * trust[b] + w2 * trust[c]
+            px = w0 * photo_xy[a, 0] + w1 * photo_xy[b, 0] + w2 * photo_xy[c, 0]
+            py = w0 * photo_xy[a, 1] + w1 * photo_xy[b, 1] + w2 * photo_xy[c, 1]
+            for k in range(3):
+                value = w0 * colours[a, k] + w1 * colours[b, k] + w2 * colours[c, k]
+                if sure > 0:
+                    value = sure * _sample(photo, px, py, k) + (1 - sure) * value
+                out[y, x, k] = value
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _splat(start, end, weights, cells, spacing):
+    """(cells, cells, 3): weighted sums of the displacements near each node, and of the weights."""
+    total = np.zeros((cells, cells, 3), np.float32)
+    for v in range(end.shape[0]):
+        if weights[v] <= 0:
+            continue
+        gx, gy = end[v, 0] / spacing, end[v, 1] / spacing
+        j, i = int(np.floor(gx)), int(np.floor(gy))
+        if i < 0 or j < 0 or i >= cells - 1 or j >= cells - 1:
+            continue
+        fx, fy = gx - j, gy - i
+        for di in range(2):
+            for dj in range(2):
+                w = weights[v] * (fy if di else 1 - fy) * (fx if dj else 1 - fx)
+                total[i + di, j + dj, 0] += w * (start[v, 0] - end[v, 0])
+                total[i + di, j + dj, 1] += w * (start[v, 1] - end[v, 1])
+                total[i + di, j + dj, 2] += w
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _relax(field, known, screening, rounds):
+    """Gauss-Seidel rounds on the nodes that are not known; the last two smooth the known ones too."""
+    cells = field.shape[0]
+    for n in range(rounds):
+        for i in range(1, cells - 1):
+            for j in range(1, cells - 1):
+                if known[i, j] > 0 and n < rounds - 2:  # the last two rounds smooth the whole field a little
+                    continue
+                for k in range(2):
+                    mean = field[i - 1, j, k] + field[i + 1, j, k] + field[i, j - 1, k] + field[i, j + 1, k]
+                    mean = 0.25 * mean / (1 + screening[i, j])
+                    if known[i, j] > 0:
+                        mean = 0.5 * (mean + field[i, j, k])
+                    field[i, j, k] += (1.0 if known[i, j] > 0 else 1.6) * (mean - field[i, j, k])
+
+
+@njit(cache=True, nogil=True)
+def displacement_field(start, end, weights, cells, spacing, screening, rounds):
+    """Smooth field of (start - end) known at the points `end`, harmonic elsewhere, zero on the grid's border.
+
+    Splats the displacements on a coarse grid and relaxes the empty nodes (Gauss-Seidel on (lap - screening) d = 0).
+
+    Args:
+        start, end: (V, 2) pixels; weights (V,): trust, 0 leaves a vertex out.
+        cells: nodes a side; spacing: pixels between nodes; screening (cells, cells): how fast the field fades.
+
+    Returns:
+        (cells, cells, 2) float32, at nodes (i * spacing, j * spacing).
+    """
+    total = _splat(start, end, weights, cells, spacing)
+    field = np.zeros((cells, cells, 2), np.float32)
+    known = np.zeros((cells, cells), np.float32)
+    for i in range(1, cells - 1):
+        for j in range(1, cells - 1):
+            if total[i, j, 2] > 0.2:
+                known[i, j] = 1
+                field[i, j, 0] = total[i, j, 0] / total[i, j, 2]
+                field[i, j, 1] = total[i, j, 1] / total[i, j, 2]
+    _relax(field, known, screening, rounds)
+    return field

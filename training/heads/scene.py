@@ -1,0 +1,186 @@
+"""Photos on fitted heads: any portrait in any expression and pose, hair, shoulders and background included.
+
+The whole photo is warped by the head's own displacement in the picture and the rendered face is laid over it. Canvas
+coordinates are those of a square cut out of the photo by the crop rule, `SUPERSAMPLING` times as fine as the training
+picture and with a margin of `MARGIN` of the crop's side all round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from ...signals.crops import CropConfig, plan_crop, resample
+from ...signals.track import FaceTrack
+from .fit import HeadFit, fit_head, rotation_matrix
+from .landmarks import LandmarkTable
+from .model import HeadModel
+from .motion import Motion
+from .raster import displacement_field, rasterise, shade, vertex_normals
+from .texture import Anatomy, Skin, take_skin
+
+SUPERSAMPLING = 2
+MARGIN = 0.25
+PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
+FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One photo and the head fitted to it, on its canvas."""
+
+    name: str
+    canvas: np.ndarray  # (n, n, 3) float32
+    landmarks: np.ndarray  # (478, 3) as detected, canvas pixels
+    fit: HeadFit
+    points: np.ndarray  # (V, 3) fitted vertices, canvas pixels
+    skin: Skin
+
+
+@dataclass(frozen=True)
+class Actor:
+    """How one person looks in a clip: a photo's surroundings, a face that may be another photo's, a head shape."""
+
+    place: Portrait  # hair, clothes and background
+    face: Portrait  # whose skin is drawn
+    skin: Skin
+    person: np.ndarray  # (V, 3) neutral head
+    backdrop: np.ndarray | None = None  # plain background (n, n, 3) instead of the photo: the whole head is drawn
+
+
+@dataclass(frozen=True)
+class Studio:
+    """All that rendering needs besides the portraits."""
+
+    model: HeadModel
+    table: LandmarkTable
+    parts: Anatomy
+    size: int  # pixels of a training picture
+
+    @property
+    def fine(self) -> int:
+        """Side of the picture before it is scaled down."""
+        return self.size * SUPERSAMPLING
+
+    @property
+    def canvas_size(self) -> int:
+        """Side of a canvas."""
+        return int(self.fine * (1 + 2 * MARGIN))
+
+
+def canvas_affine(affine: np.ndarray, size: int) -> np.ndarray:
+    """Photo -> canvas, given the crop rule's (2, 3) photo -> crop of `size` pixels."""
+    wide = affine * SUPERSAMPLING
+    wide[:, 2] += MARGIN * size * SUPERSAMPLING
+    return wide
+
+
+def make_portrait(studio: Studio, name: str, photo: np.ndarray, track: FaceTrack) -> Portrait:
+    """Fit the head to a photo (H, W, 3) uint8 whose face was detected in `track` (one frame)."""
+    crop = plan_crop(track, CropConfig(size=studio.size, position="locked"))
+    affine = canvas_affine(crop.affines[0], studio.size)
+    side = studio.canvas_size
+    canvas = resample(photo, affine, (side, side)).astype(np.float32)
+    landmarks = track.landmarks[0] * affine[0, 0]
+    landmarks[:, :2] += affine[:, 2]
+    fit = fit_head(studio.model, landmarks, studio.table)
+    return restore_portrait(studio, name, canvas, landmarks, fit)
+
+
+def restore_portrait(studio: Studio, name: str, canvas: np.ndarray, landmarks: np.ndarray, fit: HeadFit) -> Portrait:
+    """The portrait of a known fit."""
+    person = studio.model.person(fit.identity)
+    points = fit.camera.project(studio.model.express(person, fit.expression[None])[0])
+    skin = take_skin(studio.model, studio.parts, points, canvas, landmarks)
+    return Portrait(name, canvas, landmarks, fit, points, skin)
+
+
+def move_head(studio: Studio, actor: Actor, motion: Motion) -> np.ndarray:
+    """(T, V, 3) vertices on the canvas of the actor's head making the motion; it turns about PIVOT."""
+    rest = actor.place.fit.camera
+    anchor = rest.project(PIVOT)
+    heads = studio.model.express(actor.person, motion.expression) - PIVOT
+    moved = np.empty_like(heads)
+    for t in range(len(motion)):
+        scale = rest.scale * float(motion.zoom[t])
+        camera = replace(rest, rotation=rotation_matrix(*motion.angles[t]), scale=scale, offset=anchor)
+        moved[t] = camera.project(heads[t])
+        moved[t, :, :2] += motion.shift[t] * studio.fine
+    return moved
+
+
+def crop_points(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """(..., 3) canvas points in the fine picture that `affine` (2, 3, canvas -> fine, no rotation) cuts out."""
+    moved = points * affine[0, 0]
+    moved[..., :2] += affine[:, 2]
+    return moved.astype(np.float32)
+
+
+def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """One picture (size, size, 3) float32 of the actor with vertices `points` (V, 3) on the canvas.
+
+    Args:
+        affine: (2, 3) canvas -> fine picture, a scale and a shift.
+    """
+    model, parts, fine = studio.model, studio.parts, studio.fine
+    plain = actor.backdrop is not None
+    chosen = np.arange(len(model.triangles)) if plain else parts.face_triangles
+    triangles = model.triangles[chosen]
+    screen = crop_points(points, affine)
+    index, weights, _ = rasterise(screen, triangles, fine, fine)
+    opacity = np.ones(len(points), np.float32) if plain else parts.opacity
+    skin = actor.skin
+    layer = shade(
+        index, weights, triangles, parts.shading[chosen], actor.face.canvas, actor.face.points[:, :2].copy(),
+        skin.trust, skin.colours, opacity, eye_directions(parts, points), skin.palette,
+    )  # fmt: skip
+    if actor.backdrop is not None:
+        behind = resample(actor.backdrop, affine, (fine, fine))
+    else:
+        behind = warp_photo(studio, actor.place, points, affine)
+    alpha = layer[..., 3:]
+    mixed = behind + alpha * (layer[..., :3] - behind)
+    return cv2.resize(mixed, (studio.size, studio.size), interpolation=cv2.INTER_AREA)
+
+
+def eye_directions(parts: Anatomy, points: np.ndarray) -> np.ndarray:
+    """(V, 4) float32: unit direction from the centre of the eyeball on screen, and the angle off the eye's axis."""
+    eye = np.zeros((len(points), 4), np.float32)
+    for ball in parts.eyeballs:
+        ray = points[ball] - points[ball].mean(0)
+        eye[ball, :3] = ray / np.linalg.norm(ray, axis=1, keepdims=True)
+    eye[:, 3] = parts.eye_angle
+    return eye
+
+
+def warp_photo(studio: Studio, place: Portrait, points: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """(fine, fine, 3): the photo moved along with the head, smoothly coming to rest towards the canvas's border."""
+    cells = int(studio.canvas_size / FIELD_SPACING) + 1
+    facing = np.clip((vertex_normals(points, studio.model.triangles)[:, 2] - 0.1) / 0.3, 0, 1)
+    trust = place.skin.trust * facing * studio.parts.anchors
+    field = displacement_field(
+        place.points[:, :2].copy(), points[:, :2].copy(), trust.astype(np.float32), cells, FIELD_SPACING,
+        _screening(cells, place), 60,
+    )  # fmt: skip
+    fine = studio.fine
+    pixel = np.arange(fine, dtype=np.float32) + 0.5
+    x = (pixel - affine[0, 2]) / affine[0, 0]
+    y = (pixel - affine[1, 2]) / affine[1, 1]
+    grid_x, grid_y = np.meshgrid(x, y)
+    at = [(g / FIELD_SPACING).astype(np.float32) for g in (grid_x, grid_y)]
+    moved = cv2.remap(field, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    map_x, map_y = grid_x + moved[..., 0] - 0.5, grid_y + moved[..., 1] - 0.5
+    return cv2.remap(
+        place.canvas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+
+
+def _screening(cells: int, place: Portrait) -> np.ndarray:
+    """How fast the warp fades: slowly around the head, quickly below the chin, where shoulders stay."""
+    chin = float(place.landmarks[152, 1]) / FIELD_SPACING
+    rows = np.arange(cells, dtype=np.float32)
+    fade = 0.001 + 0.006 * np.clip((rows - chin) / 6, 0, 1)
+    return np.repeat(fade[:, None], cells, 1).astype(np.float32)

@@ -1,0 +1,173 @@
+"""A photo on a fitted head: which vertices show it, what fills the others, how eyes and mouth are painted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .landmarks import FACE_OVAL, LandmarkTable
+from .model import HeadModel
+from .raster import fill_colours, rasterise, vertex_normals
+
+EYE_OUTLINES = (
+    np.array([33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7]),
+    np.array([263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249]),
+)
+INNER_LIPS = np.array([78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95])
+BROW = [105, 334]
+GUMS, TEETH, THROAT = (128.0, 66.0, 64.0), (228.0, 221.0, 208.0), (52.0, 24.0, 22.0)
+FILL_ROUNDS = 120
+SOFT_BORDER = 1.6  # centimetres over which the face fades into the warped photo
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What depends on the model alone: edges, shading, opacity of the face, inside of the mouth, eyeballs."""
+
+    edges: np.ndarray  # (E, 2)
+    shading: np.ndarray  # (F,)
+    opacity: np.ndarray  # (V,) 1 inside the face, fading to 0 at its outline
+    throat: np.ndarray  # vertices of skin that lie inside the mouth
+    depth_shade: np.ndarray  # (V,) darkening inside the mouth
+    eyeballs: tuple[np.ndarray, ...]  # vertices of each eyeball
+    eye_angle: np.ndarray  # (V,) radians off the eye's axis at rest
+    face_triangles: np.ndarray  # indices of triangles without the back of the head
+    anchors: np.ndarray  # (V,) bool: carry the photo's warp
+    scalp: np.ndarray  # (V,) bool: above the brows
+    lashes: np.ndarray  # vertices of the lids' edges
+    clear: np.ndarray  # (V,) bool: face and neck, where the mesh lies well on photos; ears and sides do not
+
+
+def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
+    """Derive an Anatomy; slow (half a second), do it once."""
+    points = table.locate(model.neutral)
+    oval = points[FACE_OVAL][:, :2].astype(np.float32)
+    face = model.part("M_Face")
+    distance = np.array([cv2.pointPolygonTest(oval, (float(x), float(y)), True) for x, y in model.neutral[face, :2]])
+    forward = -vertex_normals(model.neutral, model.triangles)[face, 2]  # y is up here
+    opacity = np.zeros(model.num_vertices, np.float32)
+    opacity[face] = np.clip(distance / SOFT_BORDER, 0, 1) * (np.clip((forward + 0.35) / 0.25, 0, 1))
+    lips = points[INNER_LIPS]
+    hidden = _hidden(model, face)
+    reach = np.array([0.6 * np.ptp(lips[:, 0]), 2.5])
+    near = (np.abs(model.neutral[face, :2] - lips[:, :2].mean(0)) < reach).all(1) & (
+        model.neutral[face, 2] < lips[:, 2].min() - 0.3
+    )
+    throat = face[hidden & near]
+    opacity[throat] = 1
+    eyeballs = tuple(model.part(name) for name in ("M_ScleraLeft", "M_ScleraRight"))
+    angle = np.zeros(model.num_vertices, np.float32)
+    for ball in eyeballs:
+        ray = model.neutral[ball] - model.neutral[ball].mean(0)
+        angle[ball] = np.arccos(np.clip(ray[:, 2] / np.linalg.norm(ray, axis=1), -1, 1))
+    shade = np.ones(model.num_vertices, np.float32)
+    mouth = model.part("M_Teeth", "M_GumsTongue")
+    shade[mouth] = np.clip((model.neutral[mouth, 2] - 4.5) / 6.0, 0.12, 1) ** 1.2
+    back = model.materials.index("M_BackHead")
+    anchors = opacity > 0.3
+    anchors[throat] = False
+    height = model.neutral[:, 1]
+    return Anatomy(
+        edges=model.edges(), shading=model.shading(), opacity=opacity, throat=throat, depth_shade=shade,
+        eyeballs=eyeballs, eye_angle=angle, face_triangles=np.nonzero(model.material != back)[0], anchors=anchors,
+        lashes=_lid_edges(model, points), scalp=height > points[BROW, 1].mean(),
+        clear=(opacity > 0) | (height < points[152, 1] - 0.5),
+    )  # fmt: skip
+
+
+def _lid_edges(model: HeadModel, points: np.ndarray) -> np.ndarray:
+    """Vertices of skin within a millimetre and a half of the outlines of the eyes."""
+    face = model.part("M_Face")
+    corners = [points[outline] for outline in EYE_OUTLINES]
+    outline = np.concatenate([*corners, *((c + np.roll(c, 1, 0)) / 2 for c in corners)])
+    near = ((model.neutral[face, None] - outline[None]) ** 2).sum(2).min(1) < 0.15**2
+    return face[near]
+
+
+def _hidden(model: HeadModel, vertices: np.ndarray) -> np.ndarray:
+    """Which vertices of the neutral head cannot be seen from the front."""
+    size = 600
+    screen = model.neutral * np.array([20, -20, 20], np.float32) + np.array([size / 2, size / 2, 0], np.float32)
+    _, _, depth = rasterise(screen.astype(np.float32), model.triangles, size, size)
+    x = np.clip(screen[vertices, 0].astype(int), 0, size - 1)
+    y = np.clip(screen[vertices, 1].astype(int), 0, size - 1)
+    return screen[vertices, 2] < depth[y, x] - 20 * 0.25
+
+
+@dataclass(frozen=True)
+class Skin:
+    """Per-vertex appearance taken from one photo."""
+
+    trust: np.ndarray  # (V,) how far the photo itself is shown
+    colours: np.ndarray  # (V, 3) filled colours
+    palette: np.ndarray  # (3, 3) sclera, iris, pupil
+
+
+def take_skin(model: HeadModel, parts: Anatomy, screen: np.ndarray, photo: np.ndarray, landmarks: np.ndarray) -> Skin:
+    """Read the photo (h, w, 3) float32 at the fitted vertices `screen` (V, 3) pixels; fill what it does not show.
+
+    Args:
+        landmarks: (478, 2 or 3) detected in the photo: eyes and the open mouth are cut out of the skin.
+    """
+    trust = _facing(model, screen, photo.shape[:2])
+    height, width = photo.shape[:2]
+    inside = (screen[:, 0] > 1) & (screen[:, 0] < width - 1) & (screen[:, 1] > 1) & (screen[:, 1] < height - 1)
+    holes = np.zeros((height, width), np.uint8)
+    for outline in (*EYE_OUTLINES, INNER_LIPS):
+        cv2.fillPoly(holes, [np.round(landmarks[outline, :2] - 0.5).astype(np.int32)], 255)
+    reach = 2 * round(width / 190) + 1  # lashes and wet rims go with the eye
+    holes = cv2.dilate(holes, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    soft = cv2.GaussianBlur(holes, (0, 0), max(0.8, width / 260)).astype(np.float32) / 255
+    at = [np.ascontiguousarray(screen[None, :, k] - 0.5) for k in (0, 1)]
+    trust *= inside * (1 - np.clip(3 * cv2.remap(soft, at[0], at[1], cv2.INTER_LINEAR)[0], 0, 1))
+    seen = cv2.remap(photo, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+    trust *= parts.clear | parts.scalp
+    face, hair = parts.opacity > 0.9, parts.scalp & ~parts.clear
+    start, tint = _usual(seen, trust, face), _usual(seen, trust, hair)
+    guess = np.where((parts.scalp & (parts.opacity == 0))[:, None], tint, start)
+    colours = np.where(trust[:, None] > 0.05, seen, guess).astype(np.float32)
+    colours = fill_colours(colours, trust.astype(np.float32), parts.edges, FILL_ROUNDS)
+    colours[parts.lashes] *= 0.5
+    _paint_mouth(model, parts, colours, float(start.mean()))
+    return Skin(trust.astype(np.float32), colours, _palette(photo, landmarks, float(start.mean())))
+
+
+def _usual(seen: np.ndarray, trust: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """(3,) median colour of the trusted vertices among `where`."""
+    sure = where & (trust > 0.6)
+    return np.median(seen[sure if sure.sum() > 20 else where], axis=0)
+
+
+def _facing(model: HeadModel, screen: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(V,) 1 where a vertex looks at the camera and nothing hides it, 0 where it is turned away or hidden."""
+    normals = vertex_normals(screen, model.triangles)
+    _, _, depth = rasterise(screen, model.triangles, *size)
+    x = np.clip(screen[:, 0].astype(int), 0, size[1] - 1)
+    y = np.clip(screen[:, 1].astype(int), 0, size[0] - 1)
+    visible = screen[:, 2] > depth[y, x] - 0.02 * np.ptp(screen[:, 2])
+    return np.clip((normals[:, 2] - 0.12) / 0.3, 0, 1) * visible
+
+
+def _paint_mouth(model: HeadModel, parts: Anatomy, colours: np.ndarray, light: float) -> None:
+    """Teeth, gums, tongue and throat, as bright as the skin allows."""
+    level = np.clip(light / 165, 0.35, 1.05)
+    for names, colour in ((("M_GumsTongue",), GUMS), (("M_Teeth",), TEETH)):
+        own = model.part(*names)
+        colours[own] = np.array(colour, np.float32) * level * parts.depth_shade[own, None]
+    colours[parts.throat] = np.array(THROAT, np.float32) * level
+
+
+def _palette(photo: np.ndarray, landmarks: np.ndarray, light: float) -> np.ndarray:
+    """Colours of sclera, iris and pupil, guessed from the photo around the irises."""
+    level = np.clip(light / 165, 0.3, 1.05)
+    samples = []
+    for centre, rim in ((468, (469, 471, 472)), (473, (474, 476, 477))):
+        for point in rim:
+            x, y = 0.45 * landmarks[centre, :2] + 0.55 * landmarks[point, :2]
+            row, column = int(np.clip(y, 0, photo.shape[0] - 1)), int(np.clip(x, 0, photo.shape[1] - 1))
+            samples.append(photo[row, column])
+    iris = np.clip(np.median(samples, axis=0), (28, 20, 14), (150, 140, 140))
+    sclera = np.array([224, 216, 210]) * level
+    return np.stack([sclera, np.minimum(iris, sclera * 0.75), np.array([14, 11, 10])]).astype(np.float32)

@@ -1,0 +1,157 @@
+"""Which pictures and clips training data is made of, under which licence, and what is kept out for validation."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from ..errors import MediaError, UserError
+from ..signals.images import load_image
+from ..signals.video import VideoReader
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SPLITS = ("train", "heldout")
+VIDEO_SUFFIXES = (".mp4", ".mpg", ".mov", ".webm", ".mkv", ".avi")
+MOVING_SUFFIXES = (".webp", ".gif", ".png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Files of one origin and licence."""
+
+    root: str  # name of a folder in DataConfig.roots
+    origin: str
+    licence: str
+    portraits: tuple[str, ...] = ()  # files that lend a photo; of a moving picture the first frame with a face
+    clips: tuple[str, ...] = ()  # files that lend frames (self-driven samples) and motion
+    heldout: tuple[str, ...] = ()  # patterns of file names kept for validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Everything that decides what `training.data.build` writes, besides the seed."""
+
+    head_model: str  # npz of `heads.bake`
+    autoencoder: str  # safetensors: the encoder alone, or a whole tiny autoencoder
+    materials: tuple[Material, ...]
+    roots: Mapping[str, str]
+    cache: str = ""  # folder for fitted heads and tracks; empty: `cache` beside the shards
+    size: int = 128
+    frames: int = 19
+    sources: int = 3
+    clips_per_shard: int = 40
+    clip_share: float = 0.25  # self-driven samples from real or generated clips; the others are rendered pairs
+    plain_share: float = 0.2  # rendered pairs: plain heads on plain backgrounds, for large poses
+    swap_share: float = 0.3  # rendered pairs: the face of one photo in the surroundings of another
+    reshape_share: float = 0.4  # rendered pairs: target with a changed head shape
+    replay_share: float = 0.5  # rendered pairs: motion of a tracked clip instead of invented motion
+
+    def __post_init__(self):
+        if self.size % 8:
+            raise UserError(f"size must be a multiple of 8, got {self.size}")
+        if self.frames < 1 or self.sources < 1 or self.clips_per_shard < 1:
+            raise UserError("frames, sources and clips_per_shard must be at least 1")
+        for name in ("clip_share", "plain_share", "swap_share", "reshape_share", "replay_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        unknown = {m.root for m in self.materials} - set(self.roots)
+        if unknown:
+            raise UserError(f"materials name unknown roots {sorted(unknown)}; add them under [roots]")
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """One file and its terms; `name` identifies the person in manifests."""
+
+    name: str
+    path: Path
+    origin: str
+    licence: str
+
+
+def load_data_config(path: Path, overrides: Mapping[str, Any] | None = None) -> DataConfig:
+    """Read a TOML file like configs/mini-data.toml; relative paths count from the file's folder.
+
+    `overrides` replace settings of [data]; its key "roots" is merged into [roots]. Raises UserError.
+    """
+    if not path.is_file():
+        raise UserError(f"no configuration at {path}; see configs/mini-data.toml for one")
+    try:
+        document = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    overrides = dict(overrides or {})
+    roots = document.get("roots", {}) | dict(overrides.pop("roots", {}))
+    settings = document.get("data", {}) | overrides
+    known = {f.name for f in fields(DataConfig)} - {"materials", "roots"}
+    if set(settings) - known:
+        unknown = sorted(set(settings) - known)
+        raise UserError(f"{path}: unknown settings {unknown} in [data]; known are {sorted(known)}")
+    for name in ("head_model", "autoencoder"):
+        if name not in settings:
+            raise UserError(f"{path}: [data] needs {name}")
+        settings[name] = str(path.parent / settings[name])
+    materials = tuple(_read_material(path, table) for table in document.get("material", []))
+    resolved = {name: str(path.parent / folder) for name, folder in roots.items()}
+    return DataConfig(materials=materials, roots=resolved, **settings)
+
+
+def _read_material(path: Path, table: Mapping[str, Any]) -> Material:
+    known = {f.name for f in fields(Material)}
+    if set(table) - known or not {"root", "origin", "licence"} <= set(table):
+        raise UserError(
+            f"{path}: a [[material]] needs root, origin and licence; known are {sorted(known)}, got {sorted(table)}"
+        )
+    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return Material(**settings)
+
+
+def list_media(config: DataConfig, split: str, kind: str) -> list[MediaFile]:
+    """The split's files of one kind ("portraits" or "clips"), sorted by name. Raises UserError if one is missing."""
+    if split not in SPLITS:
+        raise UserError(f"split must be one of {SPLITS}, got {split!r}")
+    found = []
+    for material in config.materials:
+        for file in getattr(material, kind):
+            name = Path(file).stem
+            kept_out = any(fnmatch.fnmatch(name, pattern) for pattern in material.heldout)
+            if kept_out != (split == "heldout"):
+                continue
+            path = Path(config.roots[material.root]) / file
+            if not path.is_file():
+                raise UserError(f"training material {path} does not exist: set the root {material.root!r}")
+            found.append(MediaFile(name, path, material.origin, material.licence))
+    return sorted(found, key=lambda media: media.name)
+
+
+def read_frames(path: Path) -> tuple[list[np.ndarray], float]:
+    """All frames (H, W, 3) uint8 of a video, a moving picture or a still (one frame), and the frame rate."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        reader = VideoReader(path)
+        frames = list(reader)
+        return frames, float(reader.timing.fps)
+    if path.suffix.lower() in MOVING_SUFFIXES:
+        try:
+            with Image.open(path) as image:
+                if getattr(image, "n_frames", 1) > 1:
+                    duration = float(image.info.get("duration", 0) or 80)
+                    return [np.array(f.convert("RGB")) for f in ImageSequence.Iterator(image)], 1000 / duration
+        except OSError as error:
+            raise MediaError(f"{path} cannot be read ({error}): save it anew") from error
+    return [load_image(path)], 1.0
+
+
+def with_cache(config: DataConfig, folder: Path) -> DataConfig:
+    """The configuration with a cache folder: its own or one beside the shards."""
+    return replace(config, cache=config.cache or str(folder / "cache"))
