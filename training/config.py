@@ -1,0 +1,291 @@
+"""Settings of a training run: one TOML file, read into frozen dataclasses that refuse nonsense at birth."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from ..errors import UserError
+from ..model.config import AdapterConfig, BaseArchitecture
+from ..model.fusion import BRANCHES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _require_share(name: str, value: float) -> None:
+    _require(0.0 <= value <= 1.0, f"{name} must be between 0 and 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSettings:
+    """The base model: its shape, and the trained weights to start from (which must have that shape), if any."""
+
+    architecture: BaseArchitecture
+    path: str = ""  # diffusers folder or single file; empty: random weights
+    train: bool = True  # train the base's own weights too; off: adapter (and LoRA) only
+
+    def __post_init__(self) -> None:
+        _require(self.train or bool(self.path), "[base] train = false needs `path`: random weights are of no use")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Shards and augmentation. File patterns are relative to `root`."""
+
+    root: str = "."
+    train: tuple[str, ...] = ("train/*.tar",)
+    heldout: tuple[str, ...] = ("heldout/*.tar",)
+    target_source: float = 0.2  # share of samples whose source is a far frame of the clip itself
+    source_distance: int = 4  # how far such a frame must be from the window, in frames
+    region_dropout: float = 0.05  # chance that a region is taken from the driver of a sample, for each region
+    driver_dropout: float = 0.01  # chance that the driver of a sample shows nothing at all
+    driver_noise: float = 0.0  # standard deviation of noise on the driver's latents
+    reverse: float = 0.0  # chance that a window is played backwards
+
+    def __post_init__(self) -> None:
+        for name in ("target_source", "region_dropout", "driver_dropout", "reverse"):
+            _require_share(f"[data] {name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchProbabilities:
+    """How often a micro-batch trains each branch of the fusion; what a branch lacks is absent, not zeroed."""
+
+    u: float = 0.05
+    s: float = 0.1
+    d: float = 0.85
+    p: float = 0.0
+
+    def __post_init__(self) -> None:
+        values = self.values
+        assert len(values) == len(BRANCHES)
+        _require(min(values) >= 0 and sum(values) > 0, f"branch probabilities must be positive, got {values}")
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Relative probabilities in the order of `BRANCHES`."""
+        return (self.u, self.s, self.d, self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """One stage of the curriculum: it lasts until this share of the budget is spent."""
+
+    until: float = 1.0
+    batch: int = 8  # clips in a micro-batch, per process
+    frames: int = 8  # new frames
+    history: int = 0  # clean frames before them
+    history_noise: float = 0.0  # highest noise level (0 to 1) of the history
+    strides: tuple[int, ...] = (1,)  # distance between the frames of a window, drawn at random
+    branches: BranchProbabilities = BranchProbabilities()
+
+    def __post_init__(self) -> None:
+        _require_share("[[stage]] until", self.until)
+        _require(min(self.batch, self.frames, *self.strides) >= 1, "[[stage]] batch, frames, strides must be 1 or more")
+        _require(self.history >= 0, f"[[stage]] history must be 0 or more, got {self.history}")
+        _require(
+            self.history > 0 or self.branches.p == 0,
+            "[[stage]] branch p needs history frames: set history, or branches.p = 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Noise levels drawn, and what counts more."""
+
+    shift: float = 3.0  # of the noise levels, as in sampling
+    mean: float = 0.0  # of the logit-normal before the shift
+    std: float = 1.0
+    eyes: float = 1.0  # weight of the error in each region of the driver; 1: like everything else
+    nose: float = 1.0
+    mouth: float = 1.0
+    weighting: Literal["none", "sigma"] = "none"  # sigma: squared error of x0 instead of the velocity's
+
+    def __post_init__(self) -> None:
+        _require(self.shift > 0 and self.std > 0, "[loss] shift and std must be positive")
+        _require(min(self.region_weights) > 0, "[loss] eyes, nose and mouth must be positive")
+
+    @property
+    def region_weights(self) -> tuple[float, float, float]:
+        """Weights in the order of `REGIONS`."""
+        return (self.eyes, self.nose, self.mouth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+    """AdamW with linear warm-up and a cosine to `final_lr` of the peak; EMA of the weights."""
+
+    lr: float = 8e-4
+    final_lr: float = 0.02  # share of `lr` left at the end
+    warmup: int = 150  # steps
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01  # on matrices only
+    clip: float = 1.0  # gradient norm
+    accumulate: int = 1  # micro-batches per step
+    ema: float = 0.999  # decay, after a warm-up of (1 + n) / (10 + n)
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0 and self.clip > 0, "[optim] lr and clip must be positive")
+        _require(self.warmup >= 0 and self.accumulate >= 1, "[optim] warmup must be >= 0 and accumulate >= 1")
+        _require_share("[optim] final_lr", self.final_lr)
+        _require_share("[optim] ema", self.ema)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank deltas on the base's attention and feed-forward layers; rank 0: none."""
+
+    rank: int = 0
+    alpha: int = 0  # 0: as the rank
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 0, f"[lora] rank must be 0 or more, got {self.rank}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """What is logged and kept, and how often."""
+
+    log_every: int = 20  # steps
+    probe_every: int = 200  # steps between held-out losses and use gaps
+    probe_clips: int = 16
+    grid_minutes: float = 10.0  # 0: no sample grids
+    grid_clips: int = 4
+    grid_steps: int = 12
+    grid_fusion: tuple[float, float, float] = (1.2, 1.3, 1.0)  # source, driving, history
+    autoencoder: str = ""  # TAESD-form safetensors, for the grids; empty: no grids
+    checkpoint_minutes: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run. The budget is `steps`, or `minutes` of training time; with both, whatever ends first."""
+
+    base: BaseSettings
+    adapter: AdapterConfig
+    stages: tuple[StageSettings, ...]
+    name: str = "run"
+    seed: int = 0
+    steps: int = 0
+    minutes: float = 0.0
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    data: DataSettings = DataSettings()
+    loss: LossSettings = LossSettings()
+    optim: OptimSettings = OptimSettings()
+    lora: LoraSettings = LoraSettings()
+    watch: WatchSettings = WatchSettings()
+    info: dict[str, str] | None = None  # goes into the saved files: title, licence, ...
+
+    def __post_init__(self) -> None:
+        _require(self.steps > 0 or self.minutes > 0, "set a budget: `steps` or `minutes`")
+        _require(len(self.stages) > 0, "at least one [[stage]] is needed")
+        ends = [s.until for s in self.stages]
+        _require(
+            ends == sorted(set(ends)) and ends[-1] == 1.0,
+            f"the stages' `until` must rise and end at 1.0, got {ends}",
+        )
+        _require(self.precision in ("no", "bf16", "fp16"), f"precision must be no, bf16 or fp16, got {self.precision}")
+
+    @property
+    def window(self) -> int:
+        """Most frames that a clip must have: those of the longest stage at its smallest stride."""
+        return max((s.frames + s.history - 1) * min(s.strides) + 1 for s in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries and lists, for the checkpoint and the saved files."""
+        return asdict(self)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """A TOML value as the type that a field declares; tables become dataclasses."""
+    options = [k for k in get_args(kind) if k is not type(None)]
+    if get_origin(kind) is not Literal and type(None) in get_args(kind):
+        kind = options[0]  # X | None
+    if is_dataclass(kind):
+        return _build(kind, value, where)  # type: ignore[arg-type]
+    if get_origin(kind) is Literal and value not in options:
+        raise UserError(f"{where} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    if get_origin(kind) is tuple:
+        return _convert_tuple(get_args(kind), value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str, bool) and type(value) is not kind:
+        raise UserError(f"{where} must be a {kind.__name__}, got {value!r}")
+    return value
+
+
+def _convert_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{where} must be a list, got {value!r}")
+    if Ellipsis not in kinds and len(value) != len(kinds):
+        raise UserError(f"{where} must have {len(kinds)} values, got {len(value)}")
+    return tuple(_convert(kinds[0], v, where) for v in value)
+
+
+def _build(cls: type[T], table: Any, where: str) -> T:
+    """A settings dataclass from a TOML table; unknown and missing keys raise `UserError` that names them."""
+    if not isinstance(table, dict):
+        raise UserError(f"{where} must be a table, got {table!r}")
+    kinds = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise UserError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(known)}")
+    values = {key: _convert(kinds[key], value, f"{where} {key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:  # a field without default is missing
+        raise UserError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def parse_config(table: dict[str, Any], name: str = "configuration") -> TrainConfig:
+    """A `TrainConfig` from the TOML table; `[[stage]]` is the curriculum, the adapter fits `[base.architecture]`.
+
+    Raises `UserError` that names the setting.
+    """
+    architecture = table.get("base", {}).get("architecture")
+    if architecture is None:
+        raise UserError(f"{name}: [base.architecture] is missing: width, depth, heads, ...")
+    adapter = {**table.get("adapter", {}), "base": architecture}
+    table = {**table, "stages": table.get("stage", []), "adapter": adapter}
+    table = {k: v for k, v in table.items() if k not in ("stage", "kind")}  # `kind` tells `svdp train` what to train
+    return _build(TrainConfig, table, name)
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a TOML file. Raises `UserError` if it is missing, not TOML, or has a setting that cannot be."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such configuration: {path}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    return parse_config({"name": path.stem, **table}, str(path))
+
+
+def with_overrides(
+    config: TrainConfig, *, data: str | None = None, minutes: float | None = None, steps: int | None = None
+) -> TrainConfig:
+    """The same run on other shards or with another budget (a given budget replaces the file's)."""
+    if data is not None:
+        config = replace(config, data=replace(config.data, root=data))
+    if minutes is not None or steps is not None:
+        config = replace(config, minutes=minutes or 0.0, steps=steps or 0)
+    return config

@@ -1,0 +1,150 @@
+"""What a run is made of: clips, denoiser, optimiser, and the files that come out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..model.adapter import Adapter, AdapterFile, check_base, log_size, save_adapter
+from ..model.hosts.diffusers import (
+    Denoiser,
+    architecture_from_config,
+    build_transformer,
+    load_transformer,
+    save_transformer,
+)
+from .checkpoint import Progress, sync
+from .config import LoraSettings, OptimSettings, TrainConfig
+from .dataset import LatentClips
+from .shards import load_shards
+
+log = logging.getLogger(__name__)
+
+BASE_FILE, ADAPTER_FILE = "base.safetensors", "adapter.safetensors"
+LORA_LAYERS = (  # of every block: projections of both attentions, feed-forward
+    r".*\.attn2?\.(to_q|to_k|to_v|to_out\.0)|.*\.attn\.(add_[qkv]_proj|to_add_out)"
+    r"|.*\.ff(_context)?\.net\.(0\.proj|2)"
+)
+
+
+def load_clips(config: TrainConfig) -> tuple[LatentClips, LatentClips]:
+    """Training and held-out clips. Raises `UserError` if there are no shards or they do not fit the configuration."""
+    clips = [_clips(config.data.root, patterns) for patterns in (config.data.train, config.data.heldout)]
+    base = config.base.architecture
+    for part in clips:
+        part.require_window(config.window)
+        channels, height, width = part.latent_shape
+        if channels != base.channels or height % base.patch or width % base.patch:
+            raise UserError(
+                f"latents of shape {part.latent_shape} do not fit a base with {base.channels} channels and patches of "
+                f"{base.patch}: build the shards with SD3's latent space and a resolution divisible by {8 * base.patch}"
+            )
+    if len(clips[1]) < 2:
+        raise UserError("at least 2 held-out clips are needed: use gaps compare a clip with another one")
+    log.info("%d clips to train on, %d held out, latents %s", len(clips[0]), len(clips[1]), clips[0].latent_shape)
+    return clips[0], clips[1]
+
+
+def _clips(root: str, patterns: tuple[str, ...]) -> LatentClips:
+    paths = sorted({p for pattern in patterns for p in Path(root).glob(pattern)})
+    if not paths:
+        names = " ".join(patterns)
+        raise UserError(f"no shards match {names} in {root}: build them with `svdp data build`, or set [data] root")
+    return LatentClips.from_arrays(load_shards(paths))
+
+
+def build_denoiser(config: TrainConfig) -> Denoiser:
+    """Base and adapter in float32; only what is to be trained requires gradients.
+
+    Raises `AdapterMismatchError` if the base file has another shape than the configuration says.
+    """
+    base = config.base
+    transformer = load_transformer(base.path) if base.path else build_transformer(base.architecture)
+    check_base(config.adapter, architecture_from_config(transformer.config))
+    transformer.requires_grad_(base.train)
+    if config.lora.rank:
+        _add_lora(transformer, config.lora, base.train)
+    denoiser = Denoiser(transformer, Adapter(config.adapter))
+    denoiser.enable_gradient_checkpointing(config.gradient_checkpointing)
+    if config.compile:
+        denoiser.compile()
+    size = sum(p.numel() for k, p in transformer.named_parameters() if "lora_" not in k)
+    log_size(config.adapter, denoiser.adapter.num_parameters(), size)
+    trained = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
+    log.info("%.2f M weights are trained", trained / 1e6)
+    return denoiser
+
+
+def _add_lora(transformer: nn.Module, lora: LoraSettings, base_is_trained: bool) -> None:
+    if base_is_trained:
+        raise UserError("[lora] rank > 0 with [base] train = true trains the same layers twice: choose one")
+    from peft import LoraConfig  # heavy, and only needed here
+
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=LORA_LAYERS)
+    cast(Any, transformer).add_adapter(settings)
+
+
+def lora_deltas(transformer: nn.Module) -> dict[str, Tensor]:
+    """LoRA matrices by the adapter file's names, `<layer>.A.weight` (r, in) and `<layer>.B.weight` (out, r), the
+    latter with the scale alpha / r in it; empty without LoRA."""
+    deltas = {}
+    for name, layer in transformer.named_modules():
+        if not hasattr(layer, "lora_A") or not hasattr(layer, "scaling"):
+            continue
+        part = cast(Any, layer)
+        for adapter, scale in part.scaling.items():
+            deltas[f"{name}.A.weight"] = part.lora_A[adapter].weight
+            deltas[f"{name}.B.weight"] = part.lora_B[adapter].weight * scale
+    return deltas
+
+
+def build_optimizer(module: nn.Module, optim: OptimSettings) -> torch.optim.AdamW:
+    """AdamW on the trained weights, fused; weight decay on matrices only."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
+
+
+def export_weights(denoiser: Denoiser, folder: Path, config: TrainConfig, progress: Progress) -> None:
+    """Write the denoiser's present weights in float16: `base.safetensors` (native names, if it was trained) and
+    `adapter.safetensors`; each file is replaced atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = {**(config.info or {}), "training": _description(config, progress)}
+    if config.base.train:
+        header = {k: v if isinstance(v, str) else json.dumps(v) for k, v in info.items()}
+        _replace(folder / BASE_FILE, lambda p: save_transformer(p, denoiser.transformer, header, torch.float16))
+    file = AdapterFile(denoiser.adapter, lora_deltas(denoiser.transformer), info)
+    _replace(folder / ADAPTER_FILE, lambda p: save_adapter(p, file))
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    write(part)
+    sync(part)
+    os.replace(part, path)
+
+
+def _description(config: TrainConfig, progress: Progress) -> dict[str, Any]:
+    settings = {k: v for k, v in config.to_json().items() if k not in ("adapter", "watch", "info")}
+    settings["data"] = {k: v for k, v in settings["data"].items() if k != "root"}  # a path of the machine
+    settings["base"] = {**settings["base"], "path": Path(config.base.path).name}
+    return {"step": progress.step, "minutes": round(progress.seconds / 60, 1), "by": _version(), "settings": settings}
+
+
+def _version() -> str:
+    try:
+        return f"video-driven-portraits {version('video-driven-portraits')}"
+    except PackageNotFoundError:
+        return "video-driven-portraits"
