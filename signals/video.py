@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,10 +26,10 @@ from .audio import Sound
 
 log = logging.getLogger(__name__)
 
-_BT709 = 1
+_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
 _LIMITED_RANGE = 1
 # Written as fragments, so that a run that dies leaves a playable file, and made an ordinary MP4 at the end.
-_MP4_OPTIONS = {"movflags": "hybrid_fragmented+frag_keyframe+delay_moov", "flush_packets": "1"}
+_MP4_OPTIONS = {"movflags": "hybrid_fragmented", "flush_packets": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +215,11 @@ def _upright(reformat: VideoReformatter, frame: Any, size: tuple[int, int]) -> n
     """RGB (H, W, 3) of the shown size: square pixels, rotation applied, C-contiguous."""
     turns = round(frame.rotation / 90) % 4
     height, width = size if turns % 2 == 0 else size[::-1]
-    picture = reformat.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, turns))
+    matrix = frame.colorspace if frame.colorspace != _UNSPECIFIED else _BT601
+    picture = reformat.reformat(
+        frame, width=width, height=height, format="rgb24", src_colorspace=matrix, dst_colorspace=_BT601
+    )  # older PyAV converts only where the two differ; RGB itself has no matrix
+    return np.ascontiguousarray(np.rot90(picture.to_ndarray(), turns))
 
 
 def _fraction(value: Any) -> Fraction | None:
@@ -232,7 +236,7 @@ def _rates(stream: Any) -> list[Fraction]:
 def _timing(ticks: list[int | None], time_base: Fraction, rates: list[Fraction]) -> Timing:
     known = [t for t in ticks if t is not None]
     begin = known[0] * time_base if known else Fraction(0)
-    if len(known) < len(ticks) or any(b <= a for a, b in zip(known, known[1:], strict=False)):
+    if len(known) < len(ticks) or any(b <= a for a, b in pairwise(known)):
         return _steady(len(ticks), rates[0], begin)  # no usable timestamps
     relative = [t - known[0] for t in known]
     for rate in rates:
@@ -293,7 +297,11 @@ class VideoWriter:
         height, width = (side + side % 2 for side in self.size)
         stream: Any = self._container.add_stream("libx264", rate=self.timing.fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium"}
+        stream.options = {
+            "crf": str(crf),
+            "preset": "medium",
+            "bf": "0",
+        }  # fragments cannot shift reordered frames to 0
         stream.gop_size = max(1, round(2 * self.timing.fps))
         context = stream.codec_context
         context.time_base = self.timing.time_base
@@ -314,14 +322,14 @@ class VideoWriter:
         )
         picture.pts, picture.time_base = self.timing.ticks[self.frames_written], self.timing.time_base
         self.frames_written += 1
-        self._mux(self._stream.encode(picture))
+        self._mux(self._stream.encode(picture), sound_until=self.timing.time(self.frames_written))
 
     def close(self) -> None:
         """Finish the file with the frames written so far and the sound up to there."""
         if self._failed:
             return
         whole = self.frames_written == self.timing.num_frames
-        self._mux(self._stream.encode(None), None if whole else self.timing.time(self.frames_written))
+        self._mux(self._stream.encode(None), sound_until=None if whole else self.timing.time(self.frames_written))
         try:
             if self._sound is not None:
                 self._sound.close()
@@ -330,10 +338,8 @@ class VideoWriter:
             self._failed = True
             raise MediaError(_cannot_write(self.path, error)) from error
 
-    def _mux(self, packets: list[Any], sound_until: Fraction | None = Fraction(0)) -> None:
-        """Write packets; sound_until 0: as far as the frames go, None: all that is left."""
-        if sound_until == 0:
-            sound_until = self.timing.time(self.frames_written)
+    def _mux(self, packets: list[Any], *, sound_until: Fraction | None) -> None:
+        """Write packets and the sound up to that many seconds (None: all that is left)."""
         try:
             self._container.mux(packets)
             if self._sound is not None:
