@@ -24,6 +24,7 @@ from .materials import DataConfig, MediaFile, list_media, read_frames
 
 log = logging.getLogger(__name__)
 
+MOST_TURNED = 24.0  # degrees: a photo shows too little of a head turned further
 WORST_FIT = 0.06  # of the eye distance: worse fits are left out
 LEAST_COVER = 0.72  # share of the crop that the photo must fill
 
@@ -70,9 +71,12 @@ def _fit_portrait(studio: Studio, media: MediaFile) -> dict[str, np.ndarray]:
     photo, track = _first_face(media)
     portrait = make_portrait(studio, media.name, photo, track)
     fit, cover = portrait.fit, _cover(portrait, photo.shape[:2], track)
-    usable = fit.error < WORST_FIT and cover > LEAST_COVER
+    usable = fit.error < WORST_FIT and cover > LEAST_COVER and abs(fit.camera.yaw) < MOST_TURNED
     if not usable:
-        log.warning("%s left out: fit error %.3f, the photo fills %.2f of the crop", media.name, fit.error, cover)
+        log.warning(
+            "%s left out: fit error %.3f, turned by %.0f degrees, the photo fills %.2f of the crop",
+            media.name, fit.error, fit.camera.yaw, cover,
+        )  # fmt: skip
     return {
         "canvas": portrait.canvas.round().astype(np.uint8), "landmarks": portrait.landmarks,
         "identity": fit.identity, "expression": fit.expression, "rotation": fit.camera.rotation,

@@ -13,7 +13,7 @@ from ..signals.crops import CropConfig, crop_landmarks, plan_crop, resample
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, track_faces
 from .materials import DataConfig, MediaFile, read_frames
-from .pictures import PictureClip, draw_colours, mirror, to_bytes
+from .pictures import PictureClip, draw_colours, lift_dark, mirror, to_bytes
 
 MARGIN = 0.125  # of the crop's side, kept around it for small shifts
 JUMP = 0.5  # of the eye distance: landmarks that move more between two frames mean a cut
@@ -107,7 +107,7 @@ def _change_driver(rng: np.random.Generator, take: Take, order: np.ndarray, size
         changed = np.stack([cv2.GaussianBlur(picture, (0, 0), blur) for picture in changed])
     landmarks = warp.landmarks(take.track.landmarks[order])
     masks = region_masks(landmarks, (size, size), RegionConfig(dilation=float(rng.uniform(0.10, 0.24))))
-    return masked_frames(to_bytes(changed), masks), masks
+    return masked_frames(to_bytes(lift_dark(changed, masks)), masks), masks
 
 
 class _FaceWarp:

@@ -51,6 +51,13 @@ def _hue_rotation(angle: float) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
 
 
+def lift_dark(pictures: np.ndarray, masks: np.ndarray, least: float = 45.0) -> np.ndarray:
+    """Float pictures (T, H, W, 3), brightened together if they are darker than `least` inside (T, 3, H, W) masks."""
+    shown = masks.max(axis=1) > 0
+    level = float(pictures[shown].mean()) if shown.any() else least
+    return pictures * max(1.0, least / max(level, 1.0))
+
+
 def to_bytes(pictures: np.ndarray) -> np.ndarray:
     """Float pictures in 0..255 as uint8."""
     return np.clip(pictures + 0.5, 0, 255).astype(np.uint8)

@@ -28,6 +28,11 @@ class Camera:
     scale: float  # pixels per centimetre
     offset: np.ndarray  # (3,) pixels
 
+    @property
+    def yaw(self) -> float:
+        """Degrees by which the head is turned, as in FaceTrack.euler."""
+        return float(np.degrees(np.arctan2(self.rotation[0, 2], self.rotation[2, 2])))
+
     def project(self, points: np.ndarray) -> np.ndarray:
         """(..., 3) head space -> (..., 3) float32 pixels."""
         return (FLIP * (self.scale * (points @ self.rotation.T)) + self.offset).astype(np.float32)

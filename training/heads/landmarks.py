@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .model import HeadModel
+from .model import HeadModel, eye_centre
 from .raster import rasterise
 
 TABLE = Path(__file__).with_name("landmark_table.npz")
 NUM_LANDMARKS, NUM_FACE = 478, 468  # the last ten are the irises
 IRISES = {"M_ScleraRight": range(468, 473), "M_ScleraLeft": range(473, 478)}  # centre, then four on the rim
-IRIS_ANGLE = 0.52  # radians off the optical axis where the painted iris ends
+IRIS_ANGLE = 0.385  # radians off the optical axis where the painted iris ends
 FACE_OVAL = np.array(
     (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150,
      136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
@@ -74,18 +74,15 @@ def make_table(model: HeadModel, screen: np.ndarray, landmarks: np.ndarray, size
         w1, w2 = weights[row, column]
         vertices[n], barycentric[n] = skin[index[row, column]], (1 - w1 - w2, w1, w2)
     for name, numbers in IRISES.items():
-        for n, vertex in zip(numbers, _iris_vertices(model, name, outwards=-1 if "Right" in name else 1), strict=True):
+        for n, vertex in zip(numbers, _iris_vertices(model, name), strict=True):
             vertices[n], barycentric[n] = vertex, (1, 0, 0)
     return LandmarkTable(vertices, barycentric)
 
 
-def _iris_vertices(model: HeadModel, material: str, outwards: int) -> list[int]:
-    """Vertices of one eyeball at the pupil and on the iris's rim, in MediaPipe's order.
-
-    MediaPipe's right iris goes centre, towards the nose, up, out, down and its left one centre, out, up, nose, down.
-    """
+def _iris_vertices(model: HeadModel, material: str) -> list[int]:
+    """Vertices of one eyeball at the pupil and on the iris's rim, in MediaPipe's order: right, top, left, bottom."""
     own = model.part(material)
-    axis = model.neutral[own] - model.neutral[own].mean(0)
+    axis = model.neutral[own] - eye_centre(model.neutral[own])
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
     c, s = np.cos(IRIS_ANGLE), np.sin(IRIS_ANGLE)
     aims = np.array([(0, 0, 1), (s, 0, c), (0, s, c), (-s, 0, c), (0, -s, c)])

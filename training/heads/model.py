@@ -19,6 +19,9 @@ SHADING = {
 }
 
 
+EYE_YAW, EYE_PITCH = np.radians(32.0), np.radians(25.0)  # how far a whole eyeLook* turns an eye
+
+
 @dataclass(frozen=True)
 class HeadModel:
     """Neutral head, identity and expression shapes in centimetres (x to the head's left, y up, z forward)."""
@@ -31,6 +34,7 @@ class HeadModel:
     expression: np.ndarray  # (53, V, 3) float32
     names: tuple[str, ...]  # of the expressions, ARKit style with _L and _R
     landmarks68: np.ndarray  # (68,) vertices of the 68-point scheme
+    eyeballs: tuple[np.ndarray, np.ndarray]  # vertices of the left and the right one
 
     @property
     def num_vertices(self) -> int:
@@ -57,9 +61,19 @@ class HeadModel:
         return self.neutral + np.tensordot(identity.astype(np.float32), self.identity, 1)
 
     def express(self, person: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """(T, V, 3) the head `person` (V, 3) with expression weights (T, 53)."""
+        """(T, V, 3) the head `person` (V, 3) with expression weights (T, 53); its eyes look where eyeLook* says.
+
+        The shapes of ICT-FaceKit move the lids alone, so the eyeballs are turned here.
+        """
         flat = expression.astype(np.float32) @ self.expression.reshape(len(self.names), -1)
-        return person[None] + flat.reshape(-1, self.num_vertices, 3)
+        heads = person[None] + flat.reshape(-1, self.num_vertices, 3)
+        for ball, side, outwards in zip(self.eyeballs, "LR", (1, -1), strict=True):
+            look = {d: expression[:, self.names.index(f"eyeLook{d}_{side}")] for d in ("Out", "In", "Up", "Down")}
+            yaw = outwards * EYE_YAW * (look["Out"] - look["In"])
+            pitch = EYE_PITCH * (look["Down"] - look["Up"])
+            centre = eye_centre(person[ball])
+            heads[:, ball] = centre + np.einsum("tij,vj->tvi", _turns(yaw, pitch), person[ball] - centre)
+        return heads
 
     def from_blendshapes(self, names: tuple[str, ...]) -> np.ndarray:
         """(len(names), 53) matrix from MediaPipe/ARKit blendshape values to expression weights."""
@@ -87,6 +101,19 @@ def load_head_model(path: Path) -> HeadModel:
     return _without_unused(arrays)
 
 
+def eye_centre(ball: np.ndarray) -> np.ndarray:
+    """(3,) centre of the sphere that an eyeball (n, 3) is, but for its cornea."""
+    low, high = ball.min(0), ball.max(0)
+    return np.array([*(low + high)[:2] / 2, low[2] + (high - low)[0] / 2], np.float32)
+
+
+def _turns(yaw: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+    """(T, 3, 3) rotations Ry(yaw) Rx(pitch) from radians (T,)."""
+    cy, sy, cp, sp, zero = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.zeros_like(yaw)
+    rows = [[cy, sy * sp, sy * cp], [zero, cp, -sp], [-sy, cy * sp, cy * cp]]
+    return np.array(rows, np.float32).transpose(2, 0, 1)
+
+
 def _without_unused(arrays: dict[str, np.ndarray]) -> HeadModel:
     """Drop the parts that are not drawn and the vertices that only they use."""
     materials = [str(name) for name in arrays["mats"]]
@@ -95,6 +122,7 @@ def _without_unused(arrays: dict[str, np.ndarray]) -> HeadModel:
     used = np.unique(np.concatenate([triangles.reshape(-1), arrays["lm68"]]))
     renumber = np.full(len(arrays["V"]), -1, np.int32)
     renumber[used] = np.arange(len(used), dtype=np.int32)
+    balls = [np.unique(triangles[material == materials.index(f"M_Sclera{side}")]) for side in ("Left", "Right")]
     return HeadModel(
         neutral=arrays["V"][used].astype(np.float32),
         triangles=np.ascontiguousarray(renumber[triangles]),
@@ -104,4 +132,5 @@ def _without_unused(arrays: dict[str, np.ndarray]) -> HeadModel:
         expression=arrays["E"][:, used].astype(np.float32),
         names=tuple(str(n) for n in arrays["names"]),
         landmarks68=renumber[arrays["lm68"]],
+        eyeballs=(renumber[balls[0]], renumber[balls[1]]),
     )

@@ -28,9 +28,10 @@ class Motion:
         return len(self.zoom)
 
 
-def limit_angles(motion: Motion, limits: np.ndarray) -> Motion:
-    """The same motion with its angles squeezed smoothly into +-limits (3,) degrees."""
-    return replace(motion, angles=(limits * np.tanh(motion.angles / limits)).astype(np.float32))
+def limit_angles(motion: Motion, limits: np.ndarray, centre: np.ndarray | float = 0.0) -> Motion:
+    """The same motion with its angles squeezed smoothly into centre +- limits (3,) degrees."""
+    squeezed = centre + limits * np.tanh((motion.angles - centre) / limits)
+    return replace(motion, angles=squeezed.astype(np.float32))
 
 
 def smooth_curve(rng: np.random.Generator, frames: int, spacing: float) -> np.ndarray:

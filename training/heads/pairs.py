@@ -11,12 +11,13 @@ from ...signals.crops import CropConfig, face_frame
 from ...signals.regions import RegionConfig, masked_frames, region_masks
 from ...signals.track import FaceTrack
 from ..materials import DataConfig, MediaFile
-from ..pictures import PictureClip, draw_colours, mirror, random_backdrop, to_bytes
+from ..pictures import PictureClip, draw_colours, lift_dark, mirror, random_backdrop, to_bytes
 from .model import HeadModel
 from .motion import Motion, invent, limit_angles, replay
-from .scene import MARGIN, Actor, Portrait, Studio, crop_points, draw, move_head
+from .scene import MARGIN, Actor, Portrait, Studio, crop_points, draw, move_head, with_shell
 
-NEAR = np.array([26.0, 16.0, 18.0])  # degrees: poses up to which a warped photo looks right
+NEAR = np.array([27.0, 16.0, 18.0])  # degrees from about the photo's own pose: how far warped photos look right
+FAR = np.array([42.0, 22.0, 22.0])  # degrees: heads on plain backgrounds
 SHAPE_JITTER = 0.45  # spread of the identity weights that make another head of one photo
 
 
@@ -34,13 +35,12 @@ def make_pair(rng: np.random.Generator, studio: Studio, cast: Cast, config: Data
     a, b = (int(n) for n in rng.choice(len(cast.portraits), 2, replace=False))
     target, names = _target_actor(rng, studio, cast, a, config)
     driver = _driver_actor(rng, studio, cast.portraits[b])
-    reach = NEAR if target.backdrop is None else np.array([42.0, 22.0, 22.0])
-    motion = limit_angles(_draw_motion(rng, studio.model, cast, config.frames, config), reach)
+    motion = _within_reach(target, _draw_motion(rng, studio.model, cast, config.frames, config))
     base = base_affine(studio)
     shown = base if rng.random() < 0.5 else _jitter(rng, base, studio)
     colours = draw_colours(rng, 0.4)
     pictures = np.stack([draw(studio, target, points, shown) for points in move_head(studio, target, motion)])
-    sources = _draw_sources(rng, studio, cast, target, config, reach)
+    sources = _draw_sources(rng, studio, cast, target, config)
     driving, masks = _draw_driver(rng, studio, driver, motion, base)
     info = {
         "provider": "rendered",
@@ -79,6 +79,13 @@ def _draw_motion(rng: np.random.Generator, model: HeadModel, cast: Cast, frames:
     return invent(rng, model, frames)
 
 
+def _within_reach(actor: Actor, motion: Motion) -> Motion:
+    """The motion with its angles limited to what the actor's pictures bear."""
+    if actor.backdrop is not None:
+        return limit_angles(motion, FAR)
+    return limit_angles(motion, NEAR, np.array([0.5 * actor.place.fit.camera.yaw, 0, 0]))
+
+
 def _target_actor(
     rng: np.random.Generator, studio: Studio, cast: Cast, number: int, config: DataConfig
 ) -> tuple[Actor, list[str]]:
@@ -103,7 +110,7 @@ def _recoloured(face: Portrait, place: Portrait) -> Portrait:
     """The face's photo with the skin tone of the place's."""
     sure = (face.skin.trust > 0.9) & (place.skin.trust > 0.9)
     own, wanted = (np.median(p.skin.colours[sure], axis=0) + 8 for p in (face, place))
-    gain = np.clip(wanted / own, 0.4, 2.2).astype(np.float32)
+    gain = np.clip(wanted / own, 0.5, 1.5).astype(np.float32)
     skin = replace(face.skin, colours=np.clip(face.skin.colours * gain, 0, 255))
     return replace(face, canvas=np.clip(face.canvas * gain, 0, 255), skin=skin)
 
@@ -113,17 +120,15 @@ def _driver_actor(rng: np.random.Generator, studio: Studio, portrait: Portrait) 
     return Actor(portrait, portrait, portrait.skin, studio.model.person(weights))
 
 
-def _draw_sources(
-    rng: np.random.Generator, studio: Studio, cast: Cast, actor: Actor, config: DataConfig, reach: np.ndarray
-) -> np.ndarray:
+def _draw_sources(rng: np.random.Generator, studio: Studio, cast: Cast, actor: Actor, config: DataConfig) -> np.ndarray:
     """(S, size, size, 3) float32: first the photo as it is (or the changed person posed like it), then other poses."""
     fit = actor.place.fit
-    heads = studio.model.express(actor.person, fit.expression[None])[0]
+    heads = with_shell(studio, studio.model.express(actor.person, fit.expression[None]))[0]
     untouched = actor.face is actor.place and actor.backdrop is None
     pictures = [draw(studio, actor, fit.camera.project(heads), _jitter(rng, base_affine(studio), studio))]
     if untouched and np.allclose(actor.person, studio.model.person(fit.identity)):
         pictures = [photo_crop(studio, actor.place)]
-    other = limit_angles(_draw_motion(rng, studio.model, cast, config.frames, config), reach * 0.8)
+    other = _within_reach(actor, _draw_motion(rng, studio.model, cast, config.frames, config))
     calm = replace(other, expression=other.expression * rng.uniform(0.3, 1.0))
     moved = move_head(studio, actor, calm)
     for t in rng.choice(config.frames, config.sources - 1, replace=config.frames < config.sources - 1):
@@ -149,5 +154,5 @@ def _draw_driver(
     landmarks = crop_points(studio.table.locate(moved), affine) * (studio.size / studio.fine)
     regions = RegionConfig(dilation=float(rng.uniform(0.10, 0.24)))
     masks = region_masks(landmarks, (studio.size, studio.size), regions)
-    coloured = to_bytes(draw_colours(rng, 1.0)(pictures))
+    coloured = to_bytes(lift_dark(draw_colours(rng, 1.0)(pictures), masks))
     return masked_frames(coloured, masks), masks

@@ -117,9 +117,9 @@ def _ramp(low, high, value):
 @njit(cache=True, nogil=True)
 def _eye_colour(dx, dy, dz, angle, palette, k):
     """Sclera, iris, pupil by the angle (radians) off the optical axis; shade of the upper lid; a highlight."""
-    colour = palette[0, k] + (palette[1, k] * 0.55 - palette[0, k]) * _ramp(0.58, 0.50, angle)
-    colour += palette[1, k] * 0.45 * _ramp(0.52, 0.40, angle)
-    colour += (palette[2, k] - colour) * _ramp(0.24, 0.18, angle)
+    colour = palette[0, k] + (palette[1, k] * 0.55 - palette[0, k]) * _ramp(0.43, 0.37, angle)
+    colour += palette[1, k] * 0.45 * _ramp(0.38, 0.30, angle)
+    colour += (palette[2, k] - colour) * _ramp(0.18, 0.13, angle)
     colour *= 1 - 0.45 * _ramp(0.0, 0.45, -dy) - 0.12 * _ramp(0.2, 0.7, abs(dx))
     glint = (dx + 0.16) ** 2 + (dy + 0.20) ** 2
     return colour + (235.0 - colour) * 0.8 * _ramp(0.012, 0.004, glint) * (dz > 0)

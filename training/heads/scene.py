@@ -35,7 +35,7 @@ class Portrait:
     canvas: np.ndarray  # (n, n, 3) float32
     landmarks: np.ndarray  # (478, 3) as detected, canvas pixels
     fit: HeadFit
-    points: np.ndarray  # (V, 3) fitted vertices, canvas pixels
+    points: np.ndarray  # (V + K, 3) fitted vertices and the hair's shell, canvas pixels
     skin: Skin
 
 
@@ -92,16 +92,21 @@ def make_portrait(studio: Studio, name: str, photo: np.ndarray, track: FaceTrack
 def restore_portrait(studio: Studio, name: str, canvas: np.ndarray, landmarks: np.ndarray, fit: HeadFit) -> Portrait:
     """The portrait of a known fit."""
     person = studio.model.person(fit.identity)
-    points = fit.camera.project(studio.model.express(person, fit.expression[None])[0])
-    skin = take_skin(studio.model, studio.parts, points, canvas, landmarks)
+    points = fit.camera.project(with_shell(studio, studio.model.express(person, fit.expression[None]))[0])
+    skin = take_skin(studio.model, studio.parts, points[: studio.model.num_vertices], canvas, landmarks)
     return Portrait(name, canvas, landmarks, fit, points, skin)
 
 
+def with_shell(studio: Studio, heads: np.ndarray) -> np.ndarray:
+    """(T, V, 3) heads followed by the points of the hair's shell: (T, V + K, 3)."""
+    return np.concatenate([heads, np.broadcast_to(studio.parts.shell, (len(heads), *studio.parts.shell.shape))], 1)
+
+
 def move_head(studio: Studio, actor: Actor, motion: Motion) -> np.ndarray:
-    """(T, V, 3) vertices on the canvas of the actor's head making the motion; it turns about PIVOT."""
+    """(T, V + K, 3) vertices and shell on the canvas of the actor's head making the motion; it turns about PIVOT."""
     rest = actor.place.fit.camera
     anchor = rest.project(PIVOT)
-    heads = studio.model.express(actor.person, motion.expression) - PIVOT
+    heads = with_shell(studio, studio.model.express(actor.person, motion.expression)) - PIVOT
     moved = np.empty_like(heads)
     for t in range(len(motion)):
         scale = rest.scale * float(motion.zoom[t])
@@ -119,7 +124,7 @@ def crop_points(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """One picture (size, size, 3) float32 of the actor with vertices `points` (V, 3) on the canvas.
+    """One picture (size, size, 3) float32 of the actor with `points` (V + K, 3) from `move_head`.
 
     Args:
         affine: (2, 3) canvas -> fine picture, a scale and a shift.
@@ -130,11 +135,11 @@ def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -
     triangles = model.triangles[chosen]
     screen = crop_points(points, affine)
     index, weights, _ = rasterise(screen, triangles, fine, fine)
-    opacity = np.ones(len(points), np.float32) if plain else parts.opacity
+    opacity = np.ones_like(parts.opacity) if plain else parts.opacity
     skin = actor.skin
     layer = shade(
         index, weights, triangles, parts.shading[chosen], actor.face.canvas, actor.face.points[:, :2].copy(),
-        skin.trust, skin.colours, opacity, eye_directions(parts, points), skin.palette,
+        skin.trust, skin.colours, opacity, eye_directions(model, parts, points), skin.palette,
     )  # fmt: skip
     if actor.backdrop is not None:
         behind = resample(actor.backdrop, affine, (fine, fine))
@@ -145,12 +150,12 @@ def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -
     return cv2.resize(mixed, (studio.size, studio.size), interpolation=cv2.INTER_AREA)
 
 
-def eye_directions(parts: Anatomy, points: np.ndarray) -> np.ndarray:
+def eye_directions(model: HeadModel, parts: Anatomy, points: np.ndarray) -> np.ndarray:
     """(V, 4) float32: unit direction from the centre of the eyeball on screen, and the angle off the eye's axis."""
-    eye = np.zeros((len(points), 4), np.float32)
-    for ball in parts.eyeballs:
-        ray = points[ball] - points[ball].mean(0)
-        eye[ball, :3] = ray / np.linalg.norm(ray, axis=1, keepdims=True)
+    eye = np.zeros((model.num_vertices, 4), np.float32)
+    for ball in model.eyeballs:
+        low, high = points[ball].min(0), points[ball].max(0)
+        eye[ball, :3] = (points[ball] - (low + high) / 2) / ((high - low)[:2].mean() / 2)
     eye[:, 3] = parts.eye_angle
     return eye
 
@@ -159,9 +164,11 @@ def warp_photo(studio: Studio, place: Portrait, points: np.ndarray, affine: np.n
     """(fine, fine, 3): the photo moved along with the head, smoothly coming to rest towards the canvas's border."""
     cells = int(studio.canvas_size / FIELD_SPACING) + 1
     facing = np.clip((vertex_normals(points, studio.model.triangles)[:, 2] - 0.1) / 0.3, 0, 1)
-    trust = place.skin.trust * facing * studio.parts.anchors
+    known = studio.model.num_vertices
+    trust = np.ones(len(points), np.float32)
+    trust[:known] = place.skin.trust * facing[:known] * studio.parts.anchors
     field = displacement_field(
-        place.points[:, :2].copy(), points[:, :2].copy(), trust.astype(np.float32), cells, FIELD_SPACING,
+        place.points[:, :2].copy(), points[:, :2].copy(), trust, cells, FIELD_SPACING,
         _screening(cells, place), 60,
     )  # fmt: skip
     fine = studio.fine

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from .landmarks import FACE_OVAL, LandmarkTable
-from .model import HeadModel
+from .model import HeadModel, eye_centre
 from .raster import fill_colours, rasterise, vertex_normals
 
 EYE_OUTLINES = (
@@ -31,10 +31,10 @@ class Anatomy:
     opacity: np.ndarray  # (V,) 1 inside the face, fading to 0 at its outline
     throat: np.ndarray  # vertices of skin that lie inside the mouth
     depth_shade: np.ndarray  # (V,) darkening inside the mouth
-    eyeballs: tuple[np.ndarray, ...]  # vertices of each eyeball
     eye_angle: np.ndarray  # (V,) radians off the eye's axis at rest
     face_triangles: np.ndarray  # indices of triangles without the back of the head
     anchors: np.ndarray  # (V,) bool: carry the photo's warp
+    shell: np.ndarray  # (K, 3) head space: hair and ears around the face, which turn with the head
     scalp: np.ndarray  # (V,) bool: above the brows
     lashes: np.ndarray  # vertices of the lids' edges
     clear: np.ndarray  # (V,) bool: face and neck, where the mesh lies well on photos; ears and sides do not
@@ -57,10 +57,9 @@ def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
     )
     throat = face[hidden & near]
     opacity[throat] = 1
-    eyeballs = tuple(model.part(name) for name in ("M_ScleraLeft", "M_ScleraRight"))
     angle = np.zeros(model.num_vertices, np.float32)
-    for ball in eyeballs:
-        ray = model.neutral[ball] - model.neutral[ball].mean(0)
+    for ball in model.eyeballs:
+        ray = model.neutral[ball] - eye_centre(model.neutral[ball])
         angle[ball] = np.arccos(np.clip(ray[:, 2] / np.linalg.norm(ray, axis=1), -1, 1))
     shade = np.ones(model.num_vertices, np.float32)
     mouth = model.part("M_Teeth", "M_GumsTongue")
@@ -71,10 +70,19 @@ def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
     height = model.neutral[:, 1]
     return Anatomy(
         edges=model.edges(), shading=model.shading(), opacity=opacity, throat=throat, depth_shade=shade,
-        eyeballs=eyeballs, eye_angle=angle, face_triangles=np.nonzero(model.material != back)[0], anchors=anchors,
-        lashes=_lid_edges(model, points), scalp=height > points[BROW, 1].mean(),
+        eye_angle=angle, face_triangles=np.nonzero(model.material != back)[0], anchors=anchors,
+        shell=_hair_shell(), lashes=_lid_edges(model, points), scalp=height > points[BROW, 1].mean(),
         clear=(opacity > 0) | (height < points[152, 1] - 0.5),
     )  # fmt: skip
+
+
+def _hair_shell() -> np.ndarray:
+    """(K, 3) points on three half ellipses around the head, from jaw to jaw over the top, at the depth of the ears."""
+    turn = np.radians(np.arange(-25, 206, 3.0))
+    forward = 4.0 * np.clip(np.sin(turn), 0, 1) ** 2  # the hair over the forehead lies further in front
+    rings = [(1.0, -0.5), (1.15, -1.0), (1.35, -1.5)]  # size, depth
+    points = [np.stack([9.6 * r * np.cos(turn), 1.5 + 13.0 * r * np.sin(turn), z + forward], 1) for r, z in rings]
+    return np.concatenate(points).astype(np.float32)
 
 
 def _lid_edges(model: HeadModel, points: np.ndarray) -> np.ndarray:
