@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -53,10 +55,9 @@ class Detection:
         left, top, right, bottom = self.box
         return float((right - left) * (bottom - top))
 
-    def placed(self, scale: float, left: float, top: float) -> "Detection":
-        """The same face after its picture was scaled by 1/`scale` and cut out at (left, top)."""
-        offset = np.array([left, top, 0], np.float32)
-        return replace(self, landmarks=(self.landmarks * scale + offset).astype(np.float32))
+    def moved(self, left: float, top: float) -> "Detection":
+        """The same face in the picture that its own was cut out of, at (left, top)."""
+        return replace(self, landmarks=self.landmarks + np.array([left, top, 0], np.float32))
 
 
 class FaceDetector(Protocol):
@@ -111,13 +112,24 @@ def _load_mediapipe() -> tuple[Any, Any, Any]:
     return mediapipe, BaseOptions, vision
 
 
-class MediaPipeDetector:
-    """FaceLandmarker in `video` mode (follows faces from frame to frame) or `image` mode (each picture by itself)."""
+@contextmanager
+def _native_log_dropped() -> Iterator[None]:
+    """MediaPipe's C++ side prints notes on each start, past Python's stderr and before its log levels apply."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
-    def __init__(
-        self, mode: Literal["video", "image"] = "video", *, num_faces: int = 4, confidence: float = 0.5,
-        model_path: Path = MODEL_PATH,
-    ):  # fmt: skip
+
+class Landmarker:
+    """One FaceLandmarker: pictures in, detections in the pictures' own pixels out. Close it by `with` or `close`."""
+
+    def __init__(self, mode: Literal["video", "image"], num_faces: int, confidence: float, model_path: Path):
         """Raises UserError when MediaPipe or the model file is missing."""
         if not model_path.is_file():
             raise UserError(f"the face model {model_path} is missing; reinstall the package, which brings it")
@@ -134,33 +146,30 @@ class MediaPipeDetector:
             output_face_blendshapes=True,
             output_facial_transformation_matrixes=True,
         )
-        self._landmarker = vision.FaceLandmarker.create_from_options(options)
+        with _native_log_dropped():
+            self._landmarker = vision.FaceLandmarker.create_from_options(options)
 
-    def detect(self, frame: np.ndarray, timestamp_ms: int = 0) -> list[Detection]:
-        """All faces of an (H, W, 3) uint8 RGB frame, largest first."""
-        height, width = frame.shape[:2]
-        if min(height, width) < MIN_SIDE:
-            return []
+    def __call__(self, image: np.ndarray, timestamp_ms: int = 0) -> list[Detection]:
+        """All faces of an (H, W, 3) uint8 RGB picture that are large enough in it, largest first."""
+        height, width = image.shape[:2]
         shrink = max(1.0, max(height, width) / MAX_SIDE)
+        size = (round(width / shrink), round(height / shrink))
+        if min(size) < MIN_SIDE:
+            return []
         if shrink > 1:
-            size = (max(round(width / shrink), 1), max(round(height / shrink), 1))
-            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-        image = self._mediapipe.Image(
-            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame, np.uint8)
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        handed = self._mediapipe.Image(
+            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image, np.uint8)
         )
         if self._is_video:
             self._last_ms = max(self._last_ms + 1, timestamp_ms)
-            result = self._landmarker.detect_for_video(image, self._last_ms)
+            result = self._landmarker.detect_for_video(handed, self._last_ms)
         else:
-            result = self._landmarker.detect(image)
+            result = self._landmarker.detect(handed)
         return without_doubles(list(_detections(result, width, height)))
 
-    def __enter__(self) -> "MediaPipeDetector":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Free the model."""
         self._landmarker.close()
 
 

@@ -35,7 +35,7 @@ def check_select(select: str) -> None:
 
 
 def follow_face(faces: list[list[Detection]], select: str) -> list[Detection | None]:
-    """The selected person's detection in each frame, or None. Raises NoFaceError when the number asked for is not there.
+    """The selected person's detection in each frame, or None. Raises NoFaceError if the number asked for is not there.
 
     Faces are linked by overlap. Sightings that are not linked (the head left and came back elsewhere) belong to the
     same person if they never occur at the same time.

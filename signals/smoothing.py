@@ -24,9 +24,9 @@ def fill_missing(values: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
-    """(T, 4, 4) with the upper left 3x3 replaced by the closest rotation of the same size (interpolation shrinks it)."""
+    """(T, 4, 4) whose upper left 3x3 is made the closest rotation, times its mean scale (interpolation shears it)."""
     u, sizes, vt = np.linalg.svd(matrices[:, :3, :3])
-    turned = (u * np.linalg.det(u @ vt)[:, None, None] ** [0, 0, 1]) @ vt
+    turned = (u * np.sign(np.linalg.det(u @ vt))[:, None, None] ** [0, 0, 1]) @ vt
     result = matrices.copy()
     result[:, :3, :3] = turned * sizes.mean(1)[:, None, None]
     return result

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import NoFaceError, UserError
-from .detector import BLENDSHAPES, Detection, FaceDetector, MediaPipeDetector
+from .detector import BLENDSHAPES, Detection, FaceDetector
+from .finder import MediaPipeDetector
 from .follow import check_select, follow_face
 from .smoothing import OneEuro, fill_missing, nearest_rotations
 
 __all__ = ["BLENDSHAPES", "Detection", "FaceDetector", "FaceTrack", "MediaPipeDetector", "OneEuro"]
 __all__ += ["detect_face", "frame_ranges", "track_faces"]
+
+DEFAULT_SMOOTHING = OneEuro()
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ def track_faces(
     fps: float,
     *,
     select: str = "largest",
-    smoothing: OneEuro | None = OneEuro(),
+    smoothing: OneEuro | None = DEFAULT_SMOOTHING,
     detector: FaceDetector | None = None,
     on_frame: Callable[[int], None] | None = None,
 ) -> FaceTrack:
