@@ -180,7 +180,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 0
     minutes: float = 0.0
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Literal["no", "bf16", "bf16-weights", "fp16"] = "bf16"  # bf16-weights: see training.worker
     gradient_checkpointing: bool = False
     compile: bool = False
     data: DataSettings = DataSettings()
@@ -198,7 +198,8 @@ class TrainConfig:
             ends == sorted(set(ends)) and ends[-1] == 1.0,
             f"the stages' `until` must rise and end at 1.0, got {ends}",
         )
-        _require(self.precision in ("no", "bf16", "fp16"), f"precision must be no, bf16 or fp16, got {self.precision}")
+        known = ("no", "bf16", "bf16-weights", "fp16")
+        _require(self.precision in known, f"precision must be one of {', '.join(known)}, got {self.precision}")
 
     @property
     def window(self) -> int:

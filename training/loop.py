@@ -29,6 +29,7 @@ from .loss import draw_sigmas, flow_loss, region_weight_map
 from .monitor import Monitor, conditions_of
 from .schedule import draw_branch, learning_rate, progress_at, rng, stage_at
 from .setup import build_denoiser, build_optimizer, export_weights, load_clips
+from .worker import WorkingCopy
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +54,15 @@ class Trainer:
         self.progress = Progress(config=config.to_json())
         torch.manual_seed(config.seed)
         self.accelerator = Accelerator(
-            mixed_precision=config.precision,
+            mixed_precision="no" if config.precision == "bf16-weights" else config.precision,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # branches leave some unused
         )
         self.clips, self.heldout = load_clips(config)
         self.denoiser = build_denoiser(config)
         optimizer = build_optimizer(self.denoiser, config.optim)
-        self.model, self.optimizer = self.accelerator.prepare(self.denoiser, optimizer)
+        self.worker = WorkingCopy(self.denoiser) if config.precision == "bf16-weights" else None
+        running = self.worker.module if self.worker is not None else self.denoiser
+        self.model, self.optimizer = self.accelerator.prepare(running, optimizer)
         self.trained = [p for p in self.denoiser.parameters() if p.requires_grad]
         self.ema = Ema(self.denoiser, config.optim.ema)
         self.monitor = Monitor(config, out, self.denoiser, self.heldout, self.accelerator)
@@ -125,10 +128,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.worker is not None:
+            self.worker.take_weights()
         for micro in range(optim.accumulate):
             last = micro == optim.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 self.accelerator.backward(self._micro_batch(step, micro) / optim.accumulate)
+        if self.worker is not None:
+            self.worker.give_gradients()
         norm = self.accelerator.clip_grad_norm_(self.trained, optim.clip)
         self.optimizer.step()
         self.ema.update()
@@ -154,7 +161,10 @@ class Trainer:
         batch = batch.to(self.accelerator.device)
         sigmas, noise = sigmas.to(batch.target.device), noise.to(batch.target.device)
         conditions = conditions_of(batch, branch, self.denoiser.adapter.config, self._noisy_history(batch, step, micro))
-        velocity = self.model(add_noise(batch.target, noise, sigmas), sigmas, conditions)
+        noisy = add_noise(batch.target, noise, sigmas)
+        if self.worker is not None:
+            noisy, conditions = noisy.to(self.worker.dtype), self.worker.cast(conditions)
+        velocity = self.model(noisy, sigmas, conditions)
         weight = region_weight_map(batch.regions, self.config.loss.region_weights)
         loss, per_sample = flow_loss(
             velocity, velocity_target(batch.target, noise), sigmas, weight, self.config.loss.weighting

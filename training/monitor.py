@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,12 @@ class Monitor:
         self.reported: tuple[int, float] = (0, 0.0)
         self.grid_at = 0.0
 
+    def _precision(self) -> AbstractContextManager[Any]:
+        """The run's precision, for probes and grids with the float32 weights."""
+        if self.config.precision == "bf16-weights":
+            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        return self.accelerator.autocast()
+
     def open(self, step: int, seconds: float) -> None:
         """Start writing; a resumed run drops what was logged after its checkpoint."""
         self.reported, self.grid_at = (step, time.monotonic()), seconds
@@ -188,7 +195,7 @@ class Monitor:
         """Held-out errors and use gaps of the present weights; returns the held-out loss: the mean over the branches
         that the stage trains, as often as it trains them."""
         self.denoiser.train(False)
-        with self.accelerator.autocast():
+        with self._precision():
             values = self.gaps.measure(self.denoiser, stage.frames, stage.history)
         self.denoiser.train(True)
         weights = dict(zip(BRANCHES, stage.branches.values, strict=True))
@@ -211,7 +218,7 @@ class Monitor:
         if not self.accelerator.is_main_process or not self.samples.possible:
             return
         self.denoiser.train(False)
-        with self.accelerator.autocast():
+        with self._precision():
             picture, psnr = self.samples.draw(self.denoiser, self.config.stages[progress.stage], progress.step)
         self.denoiser.train(True)
         self._write("heldout", {"psnr": psnr}, progress.step)
