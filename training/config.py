@@ -159,8 +159,8 @@ class WatchSettings:
     """What is logged and kept, and how often."""
 
     log_every: int = 20  # steps
-    probe_every: int = 200  # steps between held-out losses and use gaps
-    probe_clips: int = 16
+    probe_every: int = 250  # steps between held-out losses and use gaps
+    probe_clips: int = 8
     grid_minutes: float = 10.0  # 0: no sample grids
     grid_clips: int = 4
     grid_steps: int = 12

@@ -58,7 +58,7 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # branches leave some unused
         )
         self.clips, self.heldout = load_clips(config)
-        self.denoiser = build_denoiser(config)
+        self.denoiser = build_denoiser(config).to(self.accelerator.device)
         optimizer = build_optimizer(self.denoiser, config.optim)
         self.worker = WorkingCopy(self.denoiser) if config.precision == "bf16-weights" else None
         running = self.worker.module if self.worker is not None else self.denoiser
@@ -93,7 +93,8 @@ class Trainer:
                 self.train_step(share)
                 self._watch()
                 if self.progress.seconds - saved_at >= 60 * self.config.watch.checkpoint_minutes:
-                    self.save()
+                    with self.monitor.pause():
+                        self.save()
                     saved_at = self.progress.seconds
             finished = self._share() >= 1.0
             self._finish(finished)
@@ -186,11 +187,12 @@ class Trainer:
         step, watch = self.progress.step, self.config.watch
         if step % watch.log_every == 0:
             self.monitor.report(self.progress)
-        if watch.probe_every and step % watch.probe_every == 0:
-            self._probe()
-        if self.monitor.grid_is_due(self.progress.seconds):
-            with self.ema.applied():
-                self.monitor.grid(self.progress)
+        with self.monitor.pause():
+            if watch.probe_every and step % watch.probe_every == 0:
+                self._probe()
+            if self.monitor.grid_is_due(self.progress.seconds):
+                with self.ema.applied():
+                    self.monitor.grid(self.progress)
 
     def _probe(self) -> None:
         with self.ema.applied():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from .schedule import rng
 
 log = logging.getLogger(__name__)
 
-PROBE_SIGMAS = (0.9, 0.7, 0.45)
+PROBE_SIGMAS = (0.85, 0.5)
 
 
 def conditions_of(
@@ -69,32 +70,35 @@ class UseGaps:
         """Held-out errors "loss/<branch>" and gaps "gap/<signal>/<inside|outside>"; with `history` also branch p."""
         device = next(denoiser.parameters()).device
         batch = self.clips.fixed(self.count, frames, history).to(device)
-        branches: tuple[Branch, ...] = ("u", "s", "d", "p") if history else ("u", "s", "d")
-        right = {b: self._errors(denoiser, batch, batch, b) for b in branches}
+        right = self._errors(denoiser, batch, batch, ("u", "s", "d", "p") if history else ("u", "s", "d"))
         result = {f"loss/{b}": e[2] for b, e in right.items()}
         signals: tuple[tuple[str, Branch], ...] = (("driver", "d"), ("source", "d"), ("history", "p"))
         for signal, branch in signals[: 3 if history else 2]:
-            wrong = self._errors(denoiser, batch, swapped(batch, signal), branch)
+            wrong = self._errors(denoiser, batch, swapped(batch, signal), (branch,))[branch]
             result[f"gap/{signal}/inside"] = wrong[0] - right[branch][0]
             result[f"gap/{signal}/outside"] = wrong[1] - right[branch][1]
         return result
 
     @torch.no_grad()
-    def _errors(self, denoiser: Denoiser, batch: ClipBatch, given: ClipBatch, branch: Branch) -> list[float]:
-        """Mean squared velocity error: in the true regions, outside, everywhere."""
-        sums = torch.zeros(3)
+    def _errors(
+        self, denoiser: Denoiser, batch: ClipBatch, given: ClipBatch, branches: tuple[Branch, ...]
+    ) -> dict[Branch, list[float]]:
+        """Mean squared velocity error of each branch: in the true regions, outside, everywhere."""
+        sums: dict[Branch, Tensor] = {b: torch.zeros(3) for b in branches}
         for start in range(0, len(batch.clips), self.chunk):
             own, other = _part(batch, start, self.chunk), _part(given, start, self.chunk)
-            conditions = conditions_of(other, branch, denoiser.adapter.config)
+            streams = denoiser.prefill(conditions_of(other, branches[-1], denoiser.adapter.config))
             for i, level in enumerate(PROBE_SIGMAS):
                 noise = torch.randn(own.target.shape, generator=rng(self.seed, start, i)).to(own.target)
                 sigmas = torch.full((len(own.clips),), level, device=noise.device)
-                velocity = denoiser(add_noise(own.target, noise, sigmas), sigmas, conditions)
-                target = velocity_target(own.target, noise)
-                inside, outside = region_errors(velocity, target, own.regions)
-                errors = torch.stack([inside, outside, (velocity.float() - target).square().mean()])
-                sums += errors.cpu() * len(own.clips)
-        return (sums / (len(PROBE_SIGMAS) * len(batch.clips))).tolist()
+                noisy, target = add_noise(own.target, noise, sigmas), velocity_target(own.target, noise)
+                for branch in branches:
+                    velocity = denoiser(noisy, sigmas, streams=streams, branch=branch)
+                    inside, outside = region_errors(velocity, target, own.regions)
+                    errors = torch.stack([inside, outside, (velocity.float() - target).square().mean()])
+                    sums[branch] += errors.cpu() * len(own.clips)
+        count = len(PROBE_SIGMAS) * len(batch.clips)
+        return {b: (sums[b] / count).tolist() for b in branches}
 
 
 def _part(batch: ClipBatch, start: int, count: int) -> ClipBatch:
@@ -142,6 +146,7 @@ class Monitor:
         self.norm: Tensor | float | None = None
         self.rate = 0.0
         self.reported: tuple[int, float] = (0, 0.0)
+        self.paused = 0.0  # seconds since the last report that were not training
         self.grid_at = 0.0
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -161,6 +166,13 @@ class Monitor:
         if self.writer is not None:
             self.writer.close()
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """What is done inside does not count as training in the reported time per step."""
+        start = time.monotonic()
+        yield
+        self.paused += time.monotonic() - start
+
     def add(self, branch: Branch, sigmas: Tensor, per_sample: Tensor) -> None:
         """Losses of a micro-batch."""
         self.losses.add(branch, sigmas, per_sample)
@@ -177,8 +189,8 @@ class Monitor:
     def report(self, progress: Progress) -> None:
         """Losses since the last report. Raises `UserError` if they are not finite: nothing good can follow."""
         now, (step, before) = time.monotonic(), self.reported
-        per_step = (now - before) / max(progress.step - step, 1)
-        self.reported = (progress.step, now)
+        per_step = (now - before - self.paused) / max(progress.step - step, 1)
+        self.reported, self.paused = (progress.step, now), 0.0
         values = self.losses.take()
         if not math.isfinite(values["loss"]):
             raise UserError(f"training diverged before step {progress.step}: resume with a lower [optim] lr or clip")

@@ -44,8 +44,9 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(shards: Path, tmp_path: Path) -> None:
-    config = tiny(shards)
+@pytest.mark.parametrize("precision", ["no", "bf16-weights"])
+def test_resumed_equals_uninterrupted_bit_for_bit(shards: Path, tmp_path: Path, precision: str) -> None:
+    config = tiny(shards, precision=precision)
     assert train(config, tmp_path / "whole").finished
     stopped = train(config, tmp_path / "parts", should_stop=lambda progress: progress.step == 2)
     assert (stopped.step, stopped.finished) == (2, False)
@@ -118,6 +119,19 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(shards: Pa
     assert train(tiny(shards, steps=2), tmp_path, resume=True).finished  # another budget is fine
     with pytest.raises(UserError, match="nothing to resume"):
         train(tiny(shards), tmp_path / "empty", resume=True)
+
+
+def test_bfloat16_working_copy_gives_the_gradients_of_the_float32_masters(shards: Path, tmp_path: Path) -> None:
+    gradients = []
+    for precision in ("no", "bf16-weights"):
+        trainer = Trainer(tiny(shards, precision=precision, optim={"clip": 1e9}), tmp_path)
+        before = [p.detach().clone() for p in trainer.trained]
+        trainer.train_step(0.0)
+        assert all(p.dtype == torch.float32 for p in trainer.trained)
+        assert any(not torch.equal(p, b) for p, b in zip(trainer.trained, before, strict=True))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.trained if p.grad is not None]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
+    assert gradients[1].norm() / gradients[0].norm() == pytest.approx(1.0, abs=0.02)
 
 
 # --- schedule --------------------------------------------------------------------------------------------------------
