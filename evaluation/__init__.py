@@ -1,1 +1,1 @@
-"""Metrics, protocols and reports."""
+"""Metrics, protocols and reports: what a finished video shows, told in numbers."""

@@ -1,0 +1,71 @@
+"""Reading the list of pairs: the good one, and every way to get it wrong."""
+
+from pathlib import Path
+
+import pytest
+from svdp.errors import UserError
+from svdp.evaluation.manifest import read_pairs
+from svdp.evaluation.protocol import COLUMNS
+from svdp.evaluation.report import Bar
+
+PAIR = '[[pair]]\nname = "a"\nsource = "face.png"\ndriving = "clip.mp4"\n'
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    media = tmp_path / "media"
+    media.mkdir()
+    for name in ("face.png", "clip.mp4"):
+        (media / name).touch()
+    path = tmp_path / "pairs.toml"
+
+    def put(text: str) -> Path:
+        path.write_text('root = "media"\n' + text)
+        return path
+
+    return put
+
+
+def test_paths_start_at_root_and_options_are_read(write, tmp_path: Path):
+    manifest = read_pairs(write("[least.median]\nyaw = 0.8\n" + PAIR + "start = 5\nmax_frames = 7\n"), ["yaw"])
+    (pair,) = manifest.pairs
+    assert pair.source == tmp_path / "media" / "face.png"
+    assert (pair.start, pair.max_frames) == (5, 7)
+    assert list(manifest.bars) == [Bar(key="yaw", least=0.8, over="median")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "lists no pairs"),
+        ("pair = 3", "lists no pairs"),
+        ("pair = [3]", "pair 1 is not a table"),
+        (PAIR + PAIR, "several pairs named a"),
+        (PAIR.replace("face", "other"), "other.png does not exist"),
+        (PAIR.replace('"a"', '"a/b"'), "must be fit for files"),
+        (PAIR.replace('name = "a"', ""), 'pair 1 needs name = "..."'),
+        (PAIR + "start = -1", "start must be a whole number from 0, got -1"),
+        (PAIR + "max_frames = true", "max_frames must be a whole number from 1, got True"),
+        (PAIR + "frames = 3", "unknown entries frames"),
+        ("[least.median]\nyaww = 1\n" + PAIR, "unknown entries yaww: known are yaw"),
+        ('[least.every]\nyaw = "high"\n' + PAIR, "yaw must be a number"),
+        ("[[pair", "cannot be read as TOML"),
+    ],
+)
+def test_mistakes_are_named(write, text: str, said: str):
+    with pytest.raises(UserError) as error:
+        read_pairs(write(text), ["yaw"])
+    assert said in str(error.value)
+
+
+def test_no_such_file(tmp_path: Path):
+    with pytest.raises(UserError, match=r"none.toml does not exist"):
+        read_pairs(tmp_path / "none.toml", [])
+
+
+@pytest.mark.shared
+def test_the_nine_real_runs_are_there(root: Path, shared_dir: Path):
+    manifest = read_pairs(root / "bench" / "real_runs.toml", [column.key for column in COLUMNS])
+    assert len(manifest.pairs) == 9
+    assert len({p.source for p in manifest.pairs}) == len({p.driving for p in manifest.pairs}) == 3
+    assert {p.source.resolve().parents[1] for p in manifest.pairs} == {shared_dir.resolve()}
