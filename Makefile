@@ -1,0 +1,85 @@
+# `make demo` and `make test` need Python 3.10-3.13 and make, nothing else: they build .venv themselves.
+#   make demo PYTHON=python3.12       another Python
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"    a small torch without CUDA
+#   make test PYTEST_ARGS="-k fusion -x"
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+SOURCE ?= assets/examples/source.jpg
+DRIVING ?= assets/examples/driving.mp4
+DEMO ?= demo/portrait.mp4
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-warn-script-location
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types format check doctor install install-dev clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: install ## Animate the bundled portrait with the bundled clip
+	@mkdir -p $(dir $(DEMO))
+	$(BIN)/svdp animate --source $(SOURCE) --driving $(DRIVING) --output $(DEMO) --overwrite
+	@echo "video:         $(abspath $(DEMO))"
+	@echo "contact sheet: $(abspath $(DEMO:.mp4=.sheet.png))"
+
+test: install-dev ## Run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install-dev ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev ## Check the types of the layers
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: install-dev ## Format the code, sort imports
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+check: lint types test ## All three
+
+install: $(VENV)/.installed ## Install the svdp command into .venv
+
+install-dev: $(VENV)/.installed-dev ## The same with the tools for training and tests
+
+doctor: ## Check Python and the system libraries that the face detector and OpenCV need
+	@$(PYTHON) -c "$$CHECK_MACHINE"
+
+clean: ## Remove .venv and everything that was generated
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c "$$CHECK_MACHINE"
+	@$(PYTHON) -m venv $(VENV) || { echo "error: 'python -m venv' failed. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.created
+	$(PIP) $(PIP_ARGS) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.created
+	$(PIP) $(PIP_ARGS) --editable ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+define CHECK_MACHINE
+import ctypes, sys
+if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+    sys.exit("error: Python 3.10 to 3.13 is needed and " + sys.executable + " is " + sys.version.split()[0]
+             + ". Name another one: make PYTHON=python3.12")
+missing = []
+for library in ("libEGL.so.1", "libGLESv2.so.2", "libGL.so.1", "libgthread-2.0.so.0"):
+    try:
+        sys.platform != "linux" or ctypes.CDLL(library)
+    except OSError:
+        missing.append(library)
+if missing:
+    sys.exit("error: MediaPipe and OpenCV need " + ", ".join(missing) + ". On Debian and Ubuntu: "
+             "apt install libegl1 libgles2 libgl1 libglib2.0-0")
+print("Python " + sys.version.split()[0] + " and the system libraries are fine")
+endef
+export CHECK_MACHINE
