@@ -1,0 +1,149 @@
+"""Imports go one way, and each layer knows only the libraries that are its own.
+
+model <- model.hosts, signals <- training, evaluation <- cli; `errors` is below all.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TORCH = frozenset({"torch", "numpy", "einops", "safetensors"})
+MEDIA = frozenset({"numpy", "cv2", "PIL", "av"})
+TRAINING = TORCH | MEDIA | {"accelerate", "numba", "peft", "tomli", "matplotlib", "webdataset"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a layer may import: layers of this package, and libraries beside the standard library."""
+
+    layers: frozenset[str]
+    libraries: frozenset[str]
+
+
+def _rule(layers: str, libraries: frozenset[str] = frozenset()) -> Rule:
+    return Rule(frozenset(layers.split()), libraries)
+
+
+RULES = {
+    "": _rule("errors"),
+    "model": _rule("model errors", TORCH),
+    "model.hosts": _rule("model model.hosts errors", TORCH),
+    "signals": _rule("signals errors", MEDIA | {"mediapipe"}),
+    "training": _rule("training training.heads model model.hosts signals errors", TRAINING),
+    "training.heads": _rule("training training.heads model signals errors", TRAINING),
+    "evaluation": _rule("evaluation model signals errors", TORCH | MEDIA | {"matplotlib", "rich", "tomli"}),
+    "cli": _rule(
+        "cli training training.heads evaluation model model.hosts signals errors", TORCH | MEDIA | {"rich", "typer"}
+    ),
+}
+HOSTS = {"model/hosts/diffusers.py": "diffusers", "model/hosts/comfy.py": "comfy"}
+HOST_LIBRARIES = frozenset({"diffusers", "comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes"})
+
+
+def shipped_files(root: Path) -> list[Path]:
+    """Python files of the package, relative to the checkout."""
+    folders = [root / layer.replace(".", "/") for layer in RULES]
+    return sorted(p.relative_to(root) for folder in folders for p in folder.glob("*.py"))
+
+
+def layer_of(path: Path) -> str:
+    return ".".join(path.parent.parts)
+
+
+def imports_of(path: Path, source: str) -> tuple[set[str], set[str]]:
+    """Modules of this package, dotted from its root, and first names of other libraries that `source` imports."""
+    inside, outside = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            outside |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            outside.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            above = list(path.parent.parts)[: len(path.parent.parts) - node.level + 1]
+            stem = above + (node.module.split(".") if node.module else [])
+            inside |= {".".join([*stem, alias.name]) for alias in node.names}
+    return inside, outside - set(sys.stdlib_module_names)
+
+
+def layer_of_module(module: str) -> str:
+    """Layer of a dotted module of this package: the longest that it starts with; a file in the root is its own."""
+    known = [layer for layer in RULES if layer and (module + ".").startswith(layer + ".")]
+    return max(known, key=len, default=module.split(".")[0])
+
+
+def breaches(path: Path, source: str) -> list[str]:
+    """What `source`, standing at `path`, imports against the rules."""
+    rule = RULES[layer_of(path)]
+    inside, outside = imports_of(path, source)
+    allowed = rule.libraries | {HOSTS.get(path.as_posix(), "")}
+    upward = sorted(m for m in inside if layer_of_module(m) not in rule.layers)
+    foreign = sorted(outside - allowed)
+    return [f"{path} imports .{m}" for m in upward] + [f"{path} imports {m}" for m in foreign]
+
+
+def test_every_package_has_a_rule(root):
+    on_disk = {layer_of(p.relative_to(root)) for p in _packages(root)}
+    assert on_disk == set(RULES)
+
+
+def test_imports_go_one_way(root):
+    files = shipped_files(root)
+    assert len(files) > 20
+    found = [b for path in files for b in breaches(path, (root / path).read_text(encoding="utf-8"))]
+    assert not found, "\n".join(found)
+
+
+def test_only_hosts_name_their_host():
+    named = set().union(*(rule.libraries for rule in RULES.values()))
+    assert not named & HOST_LIBRARIES
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("model/x.py", "from ..signals.track import FaceTrack"),
+        ("model/x.py", "from .hosts.diffusers import Denoiser"),
+        ("model/x.py", "from .hosts import diffusers"),
+        ("model/x.py", "from .. import training"),
+        ("model/x.py", "import diffusers"),
+        ("model/x.py", "def f():\n    import cv2"),
+        ("model/hosts/diffusers.py", "import comfy.samplers"),
+        ("model/hosts/comfy.py", "import diffusers"),
+        ("signals/x.py", "import torch"),
+        ("signals/x.py", "from ..model.config import AdapterConfig"),
+        ("training/x.py", "from ..cli import app"),
+        ("training/heads/x.py", "from ...evaluation import protocol"),
+        ("evaluation/x.py", "from ..training.loop import train"),
+        ("cli/x.py", "import nodes"),
+        ("cli/x.py", "from svdp.model import config"),
+        ("errors.py", "from .model import config"),
+    ],
+)
+def test_planted_imports_are_found(path, line):
+    assert len(breaches(Path(path), line)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("model/x.py", "from . import config\nfrom ..errors import UserError\nimport torch.nn as nn"),
+        (
+            "model/hosts/diffusers.py",
+            "import diffusers\nfrom ..streams import Streams\nfrom ...errors import UserError",
+        ),
+        ("training/heads/x.py", "from ..materials import read\nfrom ...signals import track\nfrom . import fit"),
+        ("cli/x.py", "from ..training.heads import bake\nfrom ..model.hosts.diffusers import Denoiser"),
+    ],
+)
+def test_downward_imports_are_allowed(path, line):
+    assert breaches(Path(path), line) == []
+
+
+def _packages(root: Path) -> list[Path]:
+    tops = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in ("tests", "build")]
+    return [root / "__init__.py", *(p for top in tops for p in top.rglob("__init__.py"))]
