@@ -90,13 +90,13 @@ class Report:
         return table
 
     def reasons(self) -> list[str]:
-        """Why numbers of the table are missing."""
-        return [
-            f"{run.name}, {c.title}: {run.scores[c.key].reason}"
-            for run in self.runs
-            for c in self.columns
-            if c.key in run.scores and run.scores[c.key].reason
-        ]
+        """Why numbers of the table are missing, a line for each run and reason."""
+        titles: dict[tuple[str, str], list[str]] = {}
+        for run in self.runs:
+            for c in self.columns:
+                if c.key in run.scores and run.scores[c.key].reason:
+                    titles.setdefault((run.name, run.scores[c.key].reason), []).append(c.title)
+        return [f"{name}: {reason} ({', '.join(columns)})" for (name, reason), columns in titles.items()]
 
     def verdicts(self) -> list[str]:
         """One line for each bar."""

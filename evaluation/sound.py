@@ -18,6 +18,7 @@ RATE = 16000  # samples a second at which sounds are compared
 WINDOW = 320  # samples of a loudness value: 20 ms
 ENDS_WITHIN = 0.1  # seconds: AAC frames (21 ms) and its run-in make ends differ by less
 SAME_FROM = 0.9  # correlation of loudness; speech shifted by 100 ms is far below
+LEAST_WINDOWS = 25  # half a second; less is mostly the encoder's run-in, and not compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,11 @@ class SoundCheck:
     present: bool  # the result has a sound track with samples
     expected_seconds: float
     seconds: float
-    loudness: float  # correlation of the loudness over time, 20 ms windows; nan if both are silent or there is none
+    loudness: float  # correlation of the loudness over time, 20 ms windows; nan if both are silent or under half a second
 
     @property
     def kept(self) -> bool:
-        """There, as long as expected (ENDS_WITHIN) and the same (SAME_FROM, or both silent); or none was expected."""
+        """There, as long as expected (ENDS_WITHIN) and the same (SAME_FROM, or nothing to compare); or none was expected."""
         if not self.expected:
             return not self.present
         same = bool(np.isnan(self.loudness)) or self.loudness >= SAME_FROM
@@ -45,7 +46,7 @@ def check_sound(result: Path, driver: Path, begin: Fraction, seconds: Fraction) 
     Raises MediaError if a file cannot be read.
     """
     wanted = read_sound(driver, begin, seconds)
-    found = read_sound(result, Fraction(0), None)
+    found = read_sound(result, Fraction(0), seconds)  # the driver's sound may go on after its last frame
     length = min(len(wanted), len(found))
     loud = [_loudness(samples[:length]) for samples in (wanted, found)]
     return SoundCheck(
@@ -57,8 +58,8 @@ def check_sound(result: Path, driver: Path, begin: Fraction, seconds: Fraction) 
     )
 
 
-def read_sound(path: Path, begin: Fraction, seconds: Fraction | None) -> np.ndarray:
-    """(n,) float32 mono at RATE, in its place from `begin` on; empty without a sound track. Raises MediaError."""
+def read_sound(path: Path, begin: Fraction, seconds: Fraction) -> np.ndarray:
+    """(n,) float32 mono at RATE from `begin` on, at most `seconds`; empty without a sound track. Raises MediaError."""
     try:
         with av.open(str(path)) as container:
             return _placed(container, begin, seconds) if container.streams.audio else np.zeros(0, np.float32)
@@ -66,7 +67,7 @@ def read_sound(path: Path, begin: Fraction, seconds: Fraction | None) -> np.ndar
         raise MediaError(f"the sound of {path} cannot be read ({error}): check that the file plays") from error
 
 
-def _placed(container: Any, begin: Fraction, seconds: Fraction | None) -> np.ndarray:
+def _placed(container: Any, begin: Fraction, seconds: Fraction) -> np.ndarray:
     stream = container.streams.audio[0]
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
     pieces: list[tuple[int, np.ndarray]] = []
@@ -75,10 +76,10 @@ def _placed(container: Any, begin: Fraction, seconds: Fraction | None) -> np.nda
             if piece.pts is not None:
                 start = round((piece.pts * _fraction(piece.time_base) - begin) * RATE)
                 pieces.append((start, piece.to_ndarray().reshape(-1)))
-        if seconds is not None and pieces and pieces[-1][0] > seconds * RATE:
+        if pieces and pieces[-1][0] > seconds * RATE:
             break
     last = max((start + len(samples) for start, samples in pieces), default=0)
-    total = max(0, last if seconds is None else min(last, round(seconds * RATE)))
+    total = max(0, min(last, round(seconds * RATE)))
     sound = np.zeros(total, np.float32)
     for start, samples in pieces:
         part = samples[max(0, -start) : max(0, total - start)]
@@ -98,7 +99,7 @@ def _loudness(samples: np.ndarray) -> np.ndarray:
 
 
 def _same(wanted: np.ndarray, found: np.ndarray) -> float:
-    if len(wanted) < 2:
+    if len(wanted) < LEAST_WINDOWS:
         return float("nan")
     silent = [bool(series.max() < 1e-3) for series in (wanted, found)]
     if any(silent):

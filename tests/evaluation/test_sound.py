@@ -75,4 +75,4 @@ def test_not_a_video(tmp_path: Path):
     path = tmp_path / "text.mp4"
     path.write_text("no video")
     with pytest.raises(MediaError, match=r"text\.mp4"):
-        read_sound(path, Fraction(0), None)
+        read_sound(path, Fraction(0), Fraction(1))
