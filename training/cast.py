@@ -15,7 +15,7 @@ from ..errors import NoFaceError
 from ..signals.track import FaceTrack, detect_face
 from .clips import Take, read_takes
 from .heads.fit import Camera, HeadFit
-from .heads.landmarks import load_table
+from .heads.landmarks import TABLE, load_table
 from .heads.model import load_head_model
 from .heads.pairs import Cast
 from .heads.scene import MARGIN, Portrait, Studio, make_portrait, restore_portrait
@@ -145,6 +145,7 @@ def _cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, 
 
 
 def _fingerprint(path: Path, *settings: int) -> str:
-    digest = hashlib.sha256(path.read_bytes())
+    """Short hash of a file, the settings and the landmark table: another table means other fits."""
+    digest = hashlib.sha256(path.read_bytes() + TABLE.read_bytes())
     digest.update(repr(settings).encode())
     return digest.hexdigest()[:12]

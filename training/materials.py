@@ -145,8 +145,11 @@ def read_frames(path: Path) -> tuple[list[np.ndarray], float]:
         try:
             with Image.open(path) as image:
                 if getattr(image, "n_frames", 1) > 1:
-                    duration = float(image.info.get("duration", 0) or 80)
-                    return [np.array(f.convert("RGB")) for f in ImageSequence.Iterator(image)], 1000 / duration
+                    shown = [
+                        (np.array(f.convert("RGB")), f.info.get("duration", 0)) for f in ImageSequence.Iterator(image)
+                    ]
+                    milliseconds = float(np.mean([duration for _, duration in shown])) or 80.0
+                    return [frame for frame, _ in shown], 1000 / milliseconds
         except OSError as error:
             raise MediaError(f"{path} cannot be read ({error}): save it anew") from error
     return [load_image(path)], 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from .raster import rasterise
 TABLE = Path(__file__).with_name("landmark_table.npz")
 NUM_LANDMARKS, NUM_FACE = 478, 468  # the last ten are the irises
 IRISES = {"M_ScleraRight": range(468, 473), "M_ScleraLeft": range(473, 478)}  # centre, then four on the rim
+LIPS = np.array(
+    (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375, 78, 191, 80, 81, 82, 13,
+     312, 311, 310, 415, 308, 95, 88, 178, 87, 14, 317, 402, 318, 324, 76, 62, 184, 183, 74, 42, 73, 41, 72, 38, 11, 12,
+     302, 268, 303, 271, 304, 272, 408, 407, 306, 292, 77, 96, 90, 89, 180, 179, 85, 86, 16, 15, 315, 316, 404, 403, 320,
+     319, 307, 325)
+)  # fmt: skip
 IRIS_ANGLE = 0.385  # radians off the optical axis where the painted iris ends
 FACE_OVAL = np.array(
     (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150,
@@ -54,25 +61,30 @@ def load_table(path: Path = TABLE) -> LandmarkTable:
         return LandmarkTable(data["vertices"], data["barycentric"])
 
 
-def make_table(model: HeadModel, screen: np.ndarray, landmarks: np.ndarray, size: int) -> LandmarkTable:
-    """Look up the landmarks (478, 3), detected in a render of the neutral head, on the mesh.
+def make_table(
+    model: HeadModel, renders: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], size: int
+) -> LandmarkTable:
+    """Look up landmarks that were detected in renders of the head on its mesh.
 
     Args:
-        screen: (V, 3) the neutral head's vertices in that render, pixels. size: side of the render in pixels.
+        renders: (screen, landmarks, numbers) each: the head's vertices (V, 3) in a render of `size` pixels, the
+            landmarks (478, 3) detected there, and which of them to take from it. Lips need a render with the mouth
+            open, otherwise both fall on one lip. Later renders win.
 
     A landmark that misses the face takes the nearest pixel of the face's skin.
     """
-    skin = model.triangles[model.material == model.materials.index("M_Face")]
-    index, weights, _ = rasterise(screen, skin, size, size)
-    rows, columns = np.nonzero(index >= 0)
-    centres = np.stack([columns, rows], 1) + 0.5
     vertices = np.zeros((NUM_LANDMARKS, 3), np.int32)
     barycentric = np.zeros((NUM_LANDMARKS, 3), np.float32)
-    for n in range(NUM_FACE):
-        nearest = int(((centres - landmarks[n, :2]) ** 2).sum(1).argmin())
-        row, column = rows[nearest], columns[nearest]
-        w1, w2 = weights[row, column]
-        vertices[n], barycentric[n] = skin[index[row, column]], (1 - w1 - w2, w1, w2)
+    skin = model.triangles[model.material == model.materials.index("M_Face")]
+    for screen, landmarks, numbers in renders:
+        index, weights, _ = rasterise(screen, skin, size, size)
+        rows, columns = np.nonzero(index >= 0)
+        centres = np.stack([columns, rows], 1) + 0.5
+        for n in numbers:
+            nearest = int(((centres - landmarks[n, :2]) ** 2).sum(1).argmin())
+            row, column = rows[nearest], columns[nearest]
+            w1, w2 = weights[row, column]
+            vertices[n], barycentric[n] = skin[index[row, column]], (1 - w1 - w2, w1, w2)
     for name, numbers in IRISES.items():
         for n, vertex in zip(numbers, _iris_vertices(model, name), strict=True):
             vertices[n], barycentric[n] = vertex, (1, 0, 0)
