@@ -1,0 +1,318 @@
+"""Train the tiny autoencoder from random weights to share the latent space of a teacher of the same form (TAESD3).
+
+The encoder regresses the teacher's latents; the decoder rebuilds the pictures from them, later also from the encoder's.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UserError
+from ..model.autoencoder import WIDTH, TinyAutoencoder
+from .autoencoder_data import CropsConfig, build_crops, find_files
+from .muon import Muon
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT, LOG, WEIGHTS = "checkpoint.pt", "log.jsonl", "autoencoder.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """A run of `train`. Paths are relative to the folder of the configuration file (or as given)."""
+
+    teacher: str  # an autoencoder in TAESD form, or the encoder of a pair of files
+    teacher_decoder: str = ""
+    pictures: tuple[str, ...] = ()  # glob patterns of pictures, animations and videos
+    manifest: str = ""  # manifest.csv; only rows that may train bundled weights
+    crops_file: str = ""  # where the crops are kept; empty: in the output folder
+    crops: CropsConfig = field(default_factory=CropsConfig)
+    crop: int = 96  # side of the random part of a crop that a step sees
+    batch: int = 12
+    steps: int = 5000
+    seconds: float = 0  # wall time after which the schedule ends, whatever `steps` says; 0: no limit
+    lr: float = 1e-3  # AdamW: biases, first and last layers
+    muon_lr: float = 1.2e-2  # Muon: the 64x64 convolutions
+    final_lr: float = 0.02  # share of `lr` left at the end
+    warmup: int = 100
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    own_latents: tuple[float, float] = (0.3, 0.6)  # progress at which the decoder starts to see own latents, sees half
+    blackout: float = 0.12  # share of pictures of which all but a few ellipses is black
+    bf16: bool = True
+    threads: int = 0  # 0: torch's choice
+    log_every: int = 20
+    save_every: int = 200
+    seed: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)  # into the saved weights
+
+    def __post_init__(self) -> None:
+        if self.crop % 8 or not 0 < self.crop <= self.crops.size:
+            raise UserError(f"crop must be a multiple of 8 up to crops.size {self.crops.size}, got {self.crop}")
+        if min(self.batch, self.steps, self.log_every, self.save_every) < 1 or self.lr <= 0:
+            raise UserError("batch, steps, log_every, save_every and lr must be positive")
+        if not self.pictures and not self.manifest and not self.crops_file:
+            raise UserError("the autoencoder needs training pictures: set pictures, manifest or crops_file")
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], root: Path) -> "AutoencoderConfig":
+        """Settings of a TOML table (its key `kind` is ignored). Raises UserError on unknown keys."""
+        values = {key: _tupled(value) for key, value in table.items() if key != "kind"}
+        for key, kind in (("crops", CropsConfig), ("", cls)):
+            known = {f.name for f in fields(kind)}
+            unknown = sorted(set(values.get(key, {}) if key else values) - known)
+            if unknown:
+                names, where = ", ".join(unknown), f"[{key}]" if key else "the configuration"
+                raise UserError(f"unknown settings {names} in {where}: known are {', '.join(sorted(known))}")
+        crops = {key: _tupled(value) for key, value in values.pop("crops", {}).items()}
+        for key in ("teacher", "teacher_decoder", "manifest", "crops_file"):
+            if values.get(key):
+                values[key] = str(root / values[key])
+        if not values.get("teacher"):
+            raise UserError("the configuration names no teacher: set `teacher` to an autoencoder in TAESD form")
+        values["pictures"] = tuple(str((root / p).absolute()) for p in values.get("pictures", ()))
+        return cls(crops=CropsConfig(**crops), **values)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+# --- pictures of a step: a pure function of (seed, step), so that a resumed run sees the same ones ------------------
+
+
+def draw_pictures(crops: np.ndarray, cfg: AutoencoderConfig, step: int) -> Tensor:
+    """Pictures (B, 3, crop, crop) float32 in [0, 1] of one step: parts, flipped, recoloured, some blacked out."""
+    rng = np.random.default_rng((cfg.seed, step))
+    offsets = rng.integers(0, crops.shape[1] - cfg.crop + 1, (cfg.batch, 2))
+    picked = rng.integers(0, len(crops), cfg.batch)
+    parts = [crops[i, y : y + cfg.crop, x : x + cfg.crop] for i, (y, x) in zip(picked, offsets, strict=True)]
+    pictures = torch.stack([_varied(part, cfg.blackout, rng) for part in parts])
+    return pictures.contiguous(memory_format=torch.channels_last)
+
+
+def _varied(part: np.ndarray, blackout: float, rng: np.random.Generator) -> Tensor:
+    picture = part.astype(np.float32) / 255
+    if rng.random() < 0.5:
+        picture = picture[:, ::-1]
+    if rng.random() < 0.4:
+        picture = np.clip(picture ** rng.uniform(0.7, 1.4) * rng.uniform(0.8, 1.15, 3), 0, 1)
+    if rng.random() < blackout:
+        picture = picture * _ellipses(part.shape[0], rng)[..., None]
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32))
+
+
+def _ellipses(size: int, rng: np.random.Generator) -> np.ndarray:
+    ys, xs = np.mgrid[:size, :size] / size
+    shown = np.zeros((size, size), bool)
+    for _ in range(rng.integers(1, 4)):
+        (cy, cx), (ry, rx) = rng.uniform(0.1, 0.9, 2), rng.uniform(0.06, 0.3, 2)
+        shown |= ((ys - cy) / ry) ** 2 + ((xs - cx) / rx) ** 2 < 1
+    return shown
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def charbonnier(error: Tensor, eps: float = 1e-3) -> Tensor:
+    """Mean of sqrt(e^2 + eps^2): L1 with a smooth foot."""
+    return torch.sqrt(error.square() + eps * eps).mean()
+
+
+def gradient_error(error: Tensor) -> Tensor:
+    """Charbonnier of the horizontal and vertical differences: edges must be where they were."""
+    return charbonnier(error.diff(dim=-1)) + charbonnier(error.diff(dim=-2))
+
+
+def pyramid_error(error: Tensor, levels: int = 3) -> Tensor:
+    """Charbonnier of a Laplacian pyramid (band-passed by 2x2 means), coarse bands weighted up by their size."""
+    total = error.new_zeros(())
+    for level in range(levels):
+        coarse = F.avg_pool2d(error, 2)
+        total = total + 2**level * charbonnier(error - F.interpolate(coarse, scale_factor=2.0))
+        error = coarse
+    return total + 2**levels * charbonnier(error)
+
+
+def picture_loss(y: Tensor, x: Tensor) -> Tensor:
+    """What the decoder minimises; all terms are linear in the error, so the pyramid is taken of it at once."""
+    error = (y - x).float()
+    return charbonnier(error) + gradient_error(error) + 0.5 * pyramid_error(error)
+
+
+def latent_loss(z: Tensor, teacher: Tensor) -> Tensor:
+    """What the encoder minimises: squared error, plus L1 to keep going when it is small."""
+    error = (z - teacher).float()
+    return error.square().mean() + 0.2 * charbonnier(error, 1e-2)
+
+
+def psnr(y: Tensor, x: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [0, 1] (y is clamped), over the whole batch."""
+    mse = float((y.float().clamp(0, 1) - x).square().mean())
+    return -10 * math.log10(max(mse, 1e-10))
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """Everything that a checkpoint holds, and one step."""
+
+    def __init__(self, cfg: AutoencoderConfig, out: Path) -> None:
+        torch.manual_seed(cfg.seed)
+        self.cfg, self.out = cfg, out
+        self.teacher = TinyAutoencoder.load(cfg.teacher, cfg.teacher_decoder or None)
+        self.teacher = self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = TinyAutoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema: TinyAutoencoder = deepcopy(self.model).requires_grad_(False)
+        inner = [p for p in self.model.parameters() if p.shape[:2] == (WIDTH, WIDTH)]
+        outer = [p for p in self.model.parameters() if p.shape[:2] != (WIDTH, WIDTH)]
+        self.optimizers = (
+            (torch.optim.AdamW(outer, betas=(0.9, 0.99), weight_decay=cfg.weight_decay), cfg.lr),
+            (Muon(inner), cfg.muon_lr),
+        )
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is done, by steps or by wall time, whichever is further."""
+        spent = self.seconds / self.cfg.seconds if self.cfg.seconds else 0.0
+        return min(1.0, max(self.step / self.cfg.steps, spent))
+
+    def lr_share(self) -> float:
+        """Share of the peak learning rates: linear warm-up, then a cosine down to `final_lr`."""
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
+        warm = min(1.0, (self.step + 1) / max(self.cfg.warmup, 1))
+        return warm * (self.cfg.final_lr + (1 - self.cfg.final_lr) * cosine)
+
+    def own_share(self) -> float:
+        """Share of the decoder's pictures that are rebuilt from the encoder's own latents."""
+        start, full = self.cfg.own_latents
+        return 0.5 * min(1.0, max(0.0, (self.progress - start) / max(full - start, 1e-6)))
+
+    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(latent loss, picture loss, pictures), the encoder untouched by the second."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.cfg.bf16):
+            with torch.no_grad():
+                teacher = self.teacher.encode(x)
+            own = self.model.encode(x)
+            generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
+            swap = torch.rand(len(x), 1, 1, 1, generator=generator) < self.own_share()
+            y = self.model.taesd_decoder(torch.where(swap, own.detach(), teacher))
+        return latent_loss(own, teacher), picture_loss(y, x), y
+
+    def train_step(self, x: Tensor) -> dict[str, float]:
+        """One update; returns what is logged."""
+        for optimizer, peak in self.optimizers:
+            optimizer.param_groups[0]["lr"] = peak * self.lr_share()
+        latent, picture, y = self.losses(x)
+        (latent + picture).backward()
+        for part in (self.model.taesd_encoder, self.model.taesd_decoder):
+            nn.utils.clip_grad_norm_(part.parameters(), self.cfg.clip)
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        decay = min(self.cfg.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(weight, 1 - decay)
+        return {"latent": float(latent.detach()), "picture": float(picture.detach()), "psnr": psnr(y.detach(), x)}
+
+    def save(self) -> None:
+        """Checkpoint and EMA weights, each complete or not there."""
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        part = self.out / (CHECKPOINT + ".part")
+        torch.save(state, part)
+        os.replace(part, self.out / CHECKPOINT)
+        self.ema.save(self.out / WEIGHTS, {**self.cfg.metadata, "svdp.training_steps": str(self.step)})
+
+    def load(self) -> None:
+        """Continue from the checkpoint in the output folder."""
+        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location="cpu")
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def train(config: AutoencoderConfig, out: Path, resume: bool = False) -> Path:
+    """Train until the schedule ends; returns the EMA weights (fp16 safetensors, rewritten at every checkpoint).
+
+    `out` receives checkpoint.pt, log.jsonl and config.json. A resumed run continues bit for bit as if never stopped
+    (but for the part of the schedule that goes by wall time). Raises UserError if there is nothing to resume, or
+    something in the way.
+    """
+    out = Path(out)
+    found = (out / CHECKPOINT).is_file()
+    if resume and not found:
+        raise UserError(f"nothing to resume: {out / CHECKPOINT} does not exist; start without --resume")
+    if found and not resume:
+        raise UserError(f"{out} holds a run already: resume it, or choose another output folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    crops = _crops(config, out)
+    run = _Run(config, out)
+    if resume:
+        run.load()
+    else:
+        (out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
+    _loop(run, crops)
+    return out / WEIGHTS
+
+
+def _crops(config: AutoencoderConfig, out: Path) -> np.ndarray:
+    path = Path(config.crops_file) if config.crops_file else out / "crops.npy"
+    if not path.is_file():
+        manifest = Path(config.manifest) if config.manifest else None
+        build_crops(find_files(config.pictures, manifest, Path.cwd()), path, config.crops)
+    crops = np.load(path, mmap_mode="r")
+    if crops.ndim != 4 or crops.shape[1] != crops.shape[2] or crops.shape[1] < config.crop or crops.shape[3] != 3:
+        raise UserError(f"{path} must hold crops (N, S, S, 3) with S >= {config.crop}, got {crops.shape}: remove it")
+    return crops
+
+
+def _loop(run: _Run, crops: np.ndarray) -> None:
+    cfg = run.cfg
+    sums: dict[str, float] = {}
+    last = time.monotonic()
+    while run.progress < 1:
+        values = run.train_step(draw_pictures(crops, cfg, run.step))
+        now = time.monotonic()
+        run.seconds, last = run.seconds + now - last, now
+        sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
+        if run.step % cfg.log_every == 0:
+            line = {key: round(value / cfg.log_every, 5) for key, value in sums.items()}
+            _log_line(run, line)
+            sums = {}
+        if run.step % cfg.save_every == 0:
+            run.save()
+    run.save()
+
+
+def _log_line(run: _Run, values: dict[str, float]) -> None:
+    line = {"step": run.step, "seconds": round(run.seconds, 1), "lr_share": round(run.lr_share(), 5), **values}
+    log.info("%s", "  ".join(f"{key} {value:.5g}" for key, value in line.items()))
+    with (run.out / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
