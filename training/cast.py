@@ -7,11 +7,13 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..errors import NoFaceError
+from ..errors import NoFaceError, UserError
 from ..signals.track import FaceTrack, detect_face
 from .clips import Take, read_takes
 from .heads.fit import Camera, HeadFit
@@ -41,6 +43,11 @@ class Troupe:
 def open_studio(config: DataConfig) -> Studio:
     """The head model with what derives from it."""
     model, table = load_head_model(Path(config.head_model)), load_table()
+    if table.num_vertices != model.num_vertices:
+        raise UserError(
+            f"{config.head_model} has {model.num_vertices} vertices, the landmark table is for {table.num_vertices}: "
+            "use ICT-FaceKit Light, or make another table with `python -m svdp.training.heads.calibrate`"
+        )
     return Studio(model, table, anatomy(model, table), config.size)
 
 
@@ -49,16 +56,17 @@ def gather(config: DataConfig, split: str) -> Troupe:
     studio = open_studio(config)
     Path(config.cache).mkdir(parents=True, exist_ok=True)
     photos = list_media(config, split, "portraits")
-    fitted = [(media, load_portrait(studio, media, Path(config.cache))) for media in photos]
+    fitted = [(media, load_portrait(studio, media, config)) for media in photos]
     good = [(media, portrait) for media, portrait in fitted if portrait is not None]
     takes = [take for media in list_media(config, split, "clips") for take in load_takes(media, config)]
     cast = Cast([p for _, p in good], [m for m, _ in good], [take.track for take in takes])
     return Troupe(studio, cast, takes)
 
 
-def load_portrait(studio: Studio, media: MediaFile, cache: Path) -> Portrait | None:
+def load_portrait(studio: Studio, media: MediaFile, config: DataConfig) -> Portrait | None:
     """The portrait from the cache or fitted now; None when the photo does not serve."""
-    path = cache / f"portrait-{media.name}-{_fingerprint(media.path, studio.size)}.npz"
+    heads = (_digest(Path(config.head_model)), _digest(TABLE))  # another model or table means another fit
+    path = Path(config.cache) / f"portrait-{media.name}-{_fingerprint(media.path, config.size, *heads)}.npz"
     arrays = _cached(path, lambda: _fit_portrait(studio, media))
     if not arrays["usable"]:
         return None
@@ -138,14 +146,18 @@ def _cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, 
     if not path.is_file():
         part = path.with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as handle:
-            np.savez(handle, **make())
+            named: dict[str, Any] = make()
+            np.savez(handle, **named)
         os.replace(part, path)
     with np.load(path) as data:
         return {name: data[name] for name in data.files}
 
 
-def _fingerprint(path: Path, *settings: int) -> str:
-    """Short hash of a file, the settings and the landmark table: another table means other fits."""
-    digest = hashlib.sha256(path.read_bytes() + TABLE.read_bytes())
-    digest.update(repr(settings).encode())
-    return digest.hexdigest()[:12]
+def _fingerprint(path: Path, *settings: int | str) -> str:
+    """Short hash of a file and of the settings that decide what is made of it."""
+    return hashlib.sha256(repr((_digest(path), settings)).encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=512)
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

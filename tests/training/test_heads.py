@@ -127,8 +127,8 @@ def test_bake_reads_a_checkout(tmp_path):
     write_obj(
         tmp_path / "generic_neutral_mesh.obj", neutral, "usemtl M_Face\nf 1/1 2/2 3/3 4/4\nusemtl M_Teeth\nf 1 2 3\n"
     )
-    write_obj(tmp_path / "identity000.obj", neutral + [0, 0, 1])
-    write_obj(tmp_path / "jawOpen.obj", neutral - [0, 1, 0])
+    write_obj(tmp_path / "identity000.obj", neutral + np.array([0, 0, 1]))
+    write_obj(tmp_path / "jawOpen.obj", neutral - np.array([0, 1, 0]))
     indices = {"expressions": ["jawOpen"], "idx_to_landmark_verts": [0, 2]}
     (tmp_path / "vertex_indices.json").write_text(json.dumps(indices))
     bake(tmp_path, tmp_path / "head.npz")

@@ -17,8 +17,8 @@ IRISES = {"M_ScleraRight": range(468, 473), "M_ScleraLeft": range(473, 478)}  # 
 LIPS = np.array(
     (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375, 78, 191, 80, 81, 82, 13,
      312, 311, 310, 415, 308, 95, 88, 178, 87, 14, 317, 402, 318, 324, 76, 62, 184, 183, 74, 42, 73, 41, 72, 38, 11, 12,
-     302, 268, 303, 271, 304, 272, 408, 407, 306, 292, 77, 96, 90, 89, 180, 179, 85, 86, 16, 15, 315, 316, 404, 403, 320,
-     319, 307, 325)
+     302, 268, 303, 271, 304, 272, 408, 407, 306, 292, 77, 96, 90, 89, 180, 179, 85, 86, 16, 15, 315, 316, 404, 403,
+     320, 319, 307, 325)
 )  # fmt: skip
 IRIS_ANGLE = 0.385  # radians off the optical axis where the painted iris ends
 FACE_OVAL = np.array(
@@ -33,6 +33,7 @@ class LandmarkTable:
 
     vertices: np.ndarray  # (478, 3) int32
     barycentric: np.ndarray  # (478, 3) float32, rows sum to 1
+    num_vertices: int  # of the head model that the table belongs to
 
     @property
     def face(self) -> np.ndarray:
@@ -52,13 +53,15 @@ class LandmarkTable:
 
     def save(self, path: Path) -> None:
         """Write as npz."""
-        np.savez_compressed(path, vertices=self.vertices, barycentric=self.barycentric)
+        np.savez_compressed(
+            path, vertices=self.vertices, barycentric=self.barycentric, num_vertices=np.array(self.num_vertices)
+        )
 
 
 def load_table(path: Path = TABLE) -> LandmarkTable:
     """Read a table that `save` wrote (by default the one that ships with the package)."""
     with np.load(path) as data:
-        return LandmarkTable(data["vertices"], data["barycentric"])
+        return LandmarkTable(data["vertices"], data["barycentric"], int(data["num_vertices"]))
 
 
 def make_table(
@@ -88,7 +91,7 @@ def make_table(
     for name, numbers in IRISES.items():
         for n, vertex in zip(numbers, _iris_vertices(model, name), strict=True):
             vertices[n], barycentric[n] = vertex, (1, 0, 0)
-    return LandmarkTable(vertices, barycentric)
+    return LandmarkTable(vertices, barycentric, model.num_vertices)
 
 
 def _iris_vertices(model: HeadModel, material: str) -> list[int]:

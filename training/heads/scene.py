@@ -139,7 +139,7 @@ def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -
     skin = actor.skin
     layer = shade(
         index, weights, triangles, parts.shading[chosen], actor.face.canvas, actor.face.points[:, :2].copy(),
-        skin.trust, skin.colours, opacity, eye_directions(model, parts, points), skin.palette,
+        skin.trust, skin.colours, opacity, eye_directions(model, parts.eye_angle, points), skin.palette,
     )  # fmt: skip
     if actor.backdrop is not None:
         behind = resample(actor.backdrop, affine, (fine, fine))
@@ -150,13 +150,13 @@ def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -
     return cv2.resize(mixed, (studio.size, studio.size), interpolation=cv2.INTER_AREA)
 
 
-def eye_directions(model: HeadModel, parts: Anatomy, points: np.ndarray) -> np.ndarray:
+def eye_directions(model: HeadModel, eye_angle: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(V, 4) float32: unit direction from the centre of the eyeball on screen, and the angle off the eye's axis."""
     eye = np.zeros((model.num_vertices, 4), np.float32)
     for ball in model.eyeballs:
         low, high = points[ball].min(0), points[ball].max(0)
         eye[ball, :3] = (points[ball] - (low + high) / 2) / ((high - low)[:2].mean() / 2)
-    eye[:, 3] = parts.eye_angle
+    eye[:, 3] = eye_angle
     return eye
 
 

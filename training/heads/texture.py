@@ -57,10 +57,6 @@ def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
     )
     throat = face[hidden & near]
     opacity[throat] = 1
-    angle = np.zeros(model.num_vertices, np.float32)
-    for ball in model.eyeballs:
-        ray = model.neutral[ball] - eye_centre(model.neutral[ball])
-        angle[ball] = np.arccos(np.clip(ray[:, 2] / np.linalg.norm(ray, axis=1), -1, 1))
     shade = np.ones(model.num_vertices, np.float32)
     mouth = model.part("M_Teeth", "M_GumsTongue")
     shade[mouth] = np.clip((model.neutral[mouth, 2] - 4.5) / 6.0, 0.12, 1) ** 1.2
@@ -70,10 +66,19 @@ def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
     height = model.neutral[:, 1]
     return Anatomy(
         edges=model.edges(), shading=model.shading(), opacity=opacity, throat=throat, depth_shade=shade,
-        eye_angle=angle, face_triangles=np.nonzero(model.material != back)[0], anchors=anchors,
+        eye_angle=eye_angles(model), face_triangles=np.nonzero(model.material != back)[0], anchors=anchors,
         shell=_hair_shell(), lashes=_lid_edges(model, points), scalp=height > points[BROW, 1].mean(),
         clear=(opacity > 0) | (height < points[152, 1] - 0.5),
     )  # fmt: skip
+
+
+def eye_angles(model: HeadModel) -> np.ndarray:
+    """(V,) radians between the eye's axis and the ray from its centre to a vertex of an eyeball; 0 elsewhere."""
+    angle = np.zeros(model.num_vertices, np.float32)
+    for ball in model.eyeballs:
+        ray = model.neutral[ball] - eye_centre(model.neutral[ball])
+        angle[ball] = np.arccos(np.clip(ray[:, 2] / np.linalg.norm(ray, axis=1), -1, 1))
+    return angle
 
 
 def _hair_shell() -> np.ndarray:
@@ -128,9 +133,8 @@ def take_skin(model: HeadModel, parts: Anatomy, screen: np.ndarray, photo: np.nd
     reach = 2 * round(width / 190) + 1  # lashes and wet rims go with the eye
     holes = cv2.dilate(holes, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
     soft = cv2.GaussianBlur(holes, (0, 0), max(0.8, width / 260)).astype(np.float32) / 255
-    at = [np.ascontiguousarray(screen[None, :, k] - 0.5) for k in (0, 1)]
-    trust *= inside * (1 - np.clip(3 * cv2.remap(soft, at[0], at[1], cv2.INTER_LINEAR)[0], 0, 1))
-    seen = cv2.remap(photo, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+    trust *= inside * (1 - np.clip(3 * look_up(soft, screen), 0, 1))
+    seen = look_up(photo, screen)
     trust *= parts.clear | parts.scalp
     face, hair = parts.opacity > 0.9, parts.scalp & ~parts.clear
     start, tint = _usual(seen, trust, face), _usual(seen, trust, hair)
@@ -140,6 +144,12 @@ def take_skin(model: HeadModel, parts: Anatomy, screen: np.ndarray, photo: np.nd
     colours[parts.lashes] *= 0.5
     _paint_mouth(model, parts, colours, float(start.mean()))
     return Skin(trust.astype(np.float32), colours, _palette(photo, landmarks, float(start.mean())))
+
+
+def look_up(picture: np.ndarray, screen: np.ndarray) -> np.ndarray:
+    """(V, ...) values of a picture (h, w, ...) at points (V, 2 or 3) in pixels, bilinear."""
+    x, y = (np.ascontiguousarray(screen[None, :, k] - 0.5, np.float32) for k in (0, 1))
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
 
 
 def _usual(seen: np.ndarray, trust: np.ndarray, where: np.ndarray) -> np.ndarray:
