@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Sound:
             copy = _can_copy(path, begin)
             source = av.open(str(path))
             return cls(source, output, begin=begin, end=end, copy=copy) if source.streams.audio else None
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             log.warning("the sound of %s cannot be used (%s): the result is silent", path, error)
             return None
 
@@ -126,7 +127,7 @@ def _demuxed(source: Any, stream: Any) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             log.warning("the sound breaks off: %s", error)
             return
         if packet is None:
@@ -138,7 +139,7 @@ def _demuxed(source: Any, stream: Any) -> Iterator[Any]:
 def _decoded(packet: Any) -> list[Any]:
     try:
         return packet.decode()
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         log.info("a piece of sound does not decode: %s", error)
         return []
 

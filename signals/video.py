@@ -19,6 +19,8 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from ..errors import MediaError
@@ -141,7 +143,7 @@ class VideoReader:
 
     def _probe(self, container: Any, stream: Any) -> VideoInfo:
         first = next(_decode(container, stream, state := _Pass()), None)
-        if first is None:
+        if first is None or 0 < stream.frames <= self.start:
             raise MediaError(self._nothing(state))
         aspect = _fraction(stream.sample_aspect_ratio) or Fraction(1)
         width, height = max(1, round(first.width * aspect)), first.height
@@ -170,7 +172,7 @@ def _open(path: Path) -> Any:
         raise MediaError(f"video {path} does not exist: check the path")
     try:
         container = av.open(str(path))
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise MediaError(
             f"{path} is not a video that can be read, or it was cut off before its index was written "
             f"({error.strerror}): convert or record it anew as MP4"
@@ -184,7 +186,7 @@ def _open(path: Path) -> Any:
 
 
 def _video_stream(container: Any, path: Path) -> Any:
-    cover = av.stream.Disposition.attached_pic
+    cover = Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
         what = "only sound" if container.streams.audio else "no picture"
@@ -198,7 +200,7 @@ def _decode(container: Any, stream: Any, state: _Pass) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             log.info("reading stopped early: %s", error)
             state.errors += 1
             return
@@ -206,7 +208,7 @@ def _decode(container: Any, stream: Any, state: _Pass) -> Iterator[Any]:
             return
         try:
             yield from packet.decode()
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             log.debug("a packet does not decode: %s", error)
             state.errors += 1
 
@@ -289,7 +291,6 @@ class VideoWriter:
             self._stream = self._add_stream(crf)
             end = timing.time(timing.num_frames) if cut_sound else None
             self._sound = Sound.open(sound, self._container, begin=timing.begin, end=end) if sound else None
-            self._container.start_encoding()
         except OSError as error:
             raise MediaError(_cannot_write(self.path, error)) from error
 
@@ -328,8 +329,9 @@ class VideoWriter:
         """Finish the file with the frames written so far and the sound up to there."""
         if self._failed:
             return
-        whole = self.frames_written == self.timing.num_frames
-        self._mux(self._stream.encode(None), sound_until=None if whole else self.timing.time(self.frames_written))
+        if self.frames_written:  # without any, the file has not been begun and stays empty
+            whole = self.frames_written == self.timing.num_frames
+            self._mux(self._stream.encode(None), sound_until=None if whole else self.timing.time(self.frames_written))
         try:
             if self._sound is not None:
                 self._sound.close()

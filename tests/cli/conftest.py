@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,66 @@ def tone_begins() -> Callable[[Path], float]:
 def encode() -> Callable[..., Path]:
     """encode(path, frames, **options): a clip of given frames."""
     return encode_clip
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real model of random weights, 64 px, small enough to animate in seconds."""
+    import torch
+    from svdp.model.adapter import Adapter, AdapterFile, save_adapter
+    from svdp.model.autoencoder import TinyAutoencoder
+    from svdp.model.config import AdapterConfig, BaseArchitecture
+    from svdp.model.hosts.diffusers import build_transformer, save_transformer
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    base = BaseArchitecture(width=64, depth=1, heads=1, table_size=24, context_dim=16, pooled_dim=16)
+    config = AdapterConfig(base=base, resolution=64, segment_length=8, num_history=2, video_head_dim=32)
+    save_transformer(folder / "base.safetensors", build_transformer(base), {}, torch.float32)
+    info = {"sampling": {"steps": 2, "fusion": {"source": 1.0, "driving": 1.0}}}
+    save_adapter(folder / "adapter.safetensors", AdapterFile(Adapter(config), info=info))
+    TinyAutoencoder().save(folder / "autoencoder.safetensors")
+    return folder
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Bundled example media."""
+
+    source: Path
+    driving: Path
+
+
+@pytest.fixture(scope="session")
+def examples(assets_dir: Path) -> Examples:
+    """A portrait and a driving clip with sound."""
+    return Examples(assets_dir / "examples" / "source.jpg", assets_dir / "examples" / "driving.mp4")
+
+
+@pytest.fixture
+def svdp(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """svdp(*arguments): the command line in this process; its exit code and what it said on standard error."""
+    from svdp.cli.app import run
+
+    def call(*arguments: str | Path) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as exit_:
+            run([str(a) for a in arguments])
+        return int(exit_.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def animate(svdp: Callable[..., tuple[int, str]], tiny_weights: Path, examples: Examples, tmp_path: Path) -> Any:
+    """animate(*options, source=..., driving=..., output=...): `svdp animate` with the tiny model."""
+
+    def call(
+        *options: str | Path,
+        source: Path = examples.source,
+        driving: Path = examples.driving,
+        output: Path = tmp_path / "out.mp4",
+    ) -> tuple[int, str]:
+        weights = () if "--weights" in options else ("--weights", tiny_weights)
+        return svdp("animate", "--source", source, "--driving", driving, "-o", output, *weights, *options)
+
+    return call

@@ -168,6 +168,12 @@ def test_an_unfinished_file_is_playable_with_its_sound(make_clip, tmp_path):
         assert float(audio.duration * audio.time_base) == pytest.approx(0.8, abs=0.1)
 
 
+def test_a_writer_without_a_frame_leaves_no_video(make_clip, tmp_path):
+    source = VideoReader(make_clip("a.mp4", 5, sound="aac"))
+    VideoWriter(tmp_path / "o.mp4", (48, 64), source.timing, sound=source.path).close()
+    assert not (tmp_path / "o.mp4").exists()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_process_leaves_what_was_encoded(tmp_path):
     pid = os.fork()
@@ -193,7 +199,8 @@ def test_a_full_disk_is_a_clear_error(tmp_path):
 def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(MediaError, match=r"cannot write .*out\.mp4"):
-        VideoWriter(tmp_path / "file" / "out.mp4", (48, 64), steady(3)).close()
+        with VideoWriter(tmp_path / "file" / "out.mp4", (48, 64), steady(3)) as writer:
+            writer.write(np.zeros((48, 64, 3), np.uint8))
 
 
 def test_missing_and_foreign_files_are_named(tmp_path):

@@ -1,0 +1,138 @@
+"""A run of `svdp animate`: its stages in order, what is shown of them, and what is left when one fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.markup import escape
+
+from ..errors import UserError
+from ..signals.images import load_image
+from ..signals.paste import paste_back
+from ..signals.video import VideoReader, VideoWriter
+from .app import console
+from .config import AnimateConfig
+from .driver import DrivingSignals, Source, follow_driver, read_source
+from .interrupt import Interrupted, StopRequest
+from .output import OutputFile
+from .progress import Screen, Stage
+from .sheet import SheetCollector
+
+if TYPE_CHECKING:
+    from .pipeline import Model  # brings torch and diffusers: seconds, spent only after the inputs were looked at
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: AnimateConfig) -> int:
+    """Animate as `cfg` says; returns the exit code. Raises UserError, with nothing under the output's name then."""
+    began = time.monotonic()
+    output = OutputFile(cfg.output, overwrite=cfg.overwrite, inputs=(cfg.source, cfg.driving))
+    try:
+        with StopRequest() as stop, Screen(console) as screen:
+            frames = Animation(cfg, output, screen, stop).run()
+    except Interrupted as interrupted:
+        console.print(f"[yellow]{interrupted}:[/] {escape(output.settle())}", soft_wrap=True)
+        return interrupted.exit_code
+    except UserError as error:
+        if not output.started:
+            raise
+        raise type(error)(f"{error}; {output.settle()}") from error
+    print(cfg.output)
+    if cfg.contact_sheet:
+        print(output.sheet)
+    console.print(f"[green]{frames} frames in {time.monotonic() - began:.1f} s[/]", soft_wrap=True)
+    return 0
+
+
+class Animation:
+    """The stages of one run."""
+
+    def __init__(self, cfg: AnimateConfig, output: OutputFile, screen: Screen, stop: StopRequest) -> None:
+        self.cfg, self.output, self.screen, self.stop = cfg, output, screen, stop
+
+    def run(self) -> int:
+        """All stages, cheap checks first; returns the number of frames."""
+        picture = load_image(self.cfg.source, max_side=self.cfg.max_side)
+        reader = VideoReader(self.cfg.driving, start=self.cfg.start, max_frames=self.cfg.max_frames)
+        model = self._load()
+        source = read_source(picture, self.cfg, model.resolution)
+        signals = self._follow(reader, source)
+        self._describe(model, reader)
+        sheet = self._write(model, source, reader, signals)
+        if self.cfg.contact_sheet:
+            sheet.save(self.output.sheet, self._note(model))
+        self.output.commit()
+        return reader.num_frames
+
+    def _load(self) -> Model:
+        from .pipeline import load_model
+
+        stage = self.screen.stage("loading the model")
+        model = load_model(self.cfg)
+        stage.done()
+        return model
+
+    def _follow(self, reader: VideoReader, source: Source) -> DrivingSignals:
+        """First reading of the driver."""
+        declared = max(0, reader.info.declared_frames - self.cfg.start)
+        stage = self.screen.stage(
+            "following the face", min(declared, self.cfg.max_frames or declared) or None, "frames"
+        )
+
+        def on_frame(number: int) -> None:
+            self.stop.check()
+            stage.advance()
+
+        track = follow_driver(reader, self.cfg, on_frame)
+        stage.done()
+        for problem in reader.problems:
+            log.warning("%s", problem)
+        return DrivingSignals(reader, track, source, self.cfg)
+
+    def _describe(self, model: Model, reader: VideoReader) -> None:
+        timing = reader.timing
+        rate = f"{float(timing.fps):.6g} frames/s" if timing.constant else "variable frame rate, timestamps kept"
+        sampling, sound = model.sampling, "with sound" if reader.info.has_audio else "no sound"
+        self.screen.say(
+            f"{timing.num_frames} frames, {rate}, {sound}; {model.resolution} px, {sampling.steps} steps "
+            f"({sampling.solver}), seed {sampling.seed}, {model.device}, {str(model.dtype).removeprefix('torch.')}"
+        )
+
+    def _write(self, model: Model, source: Source, reader: VideoReader, signals: DrivingSignals) -> SheetCollector:
+        """Second reading: sample, decode and write, a segment at a time."""
+        from .pipeline import animate_frames, count_steps
+
+        timing, cfg = reader.timing, self.cfg
+        sheet = SheetCollector(source.cropped, timing.num_frames)
+        size = source.picture.shape[:2] if cfg.paste_back else source.cropped.shape[:2]
+        stage = self.screen.stage("animating", count_steps(model, timing.num_frames), "steps")
+        self.output.started = True
+        cut = cfg.max_frames is not None
+        with VideoWriter(self.output.partial, size, timing, sound=cfg.driving, cut_sound=cut) as writer:
+            for frame in animate_frames(model, source.cropped, signals, timing.num_frames, self._on_step(stage)):
+                self.stop.check()
+                writer.write(self._whole(source, frame.result) if cfg.paste_back else frame.result)
+                for row, made in (("driver", frame.driver), ("masked signal", frame.masked), ("result", frame.result)):
+                    sheet.add(row, frame.number, made)
+        stage.done()
+        return sheet
+
+    def _on_step(self, stage: Stage) -> Callable[[], None]:
+        def on_step() -> None:
+            self.stop.check()
+            stage.advance()
+
+        return on_step
+
+    def _whole(self, source: Source, result: np.ndarray) -> np.ndarray:
+        return paste_back(source.picture, result, source.crop.affines[0])[0]
+
+    def _note(self, model: Model) -> str:
+        sampling = model.sampling
+        names = f"{self.cfg.source.name} + {self.cfg.driving.name}"
+        return f"{names}, {sampling.steps} steps, seed {sampling.seed}, {self.cfg.motion}"

@@ -1,0 +1,78 @@
+"""The command line: one module per command, each parses its options, builds a config and calls a layer.
+
+A command module has `register(app)` and imports nothing heavy at its top, so that `svdp --help` is instant.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import UserError
+
+COMMANDS = ("animate", "evaluate")  # modules of this package, in the order of the help page
+EXIT_USER_ERROR = 2
+
+console = Console(stderr=True, highlight=False)
+
+
+def build_app() -> typer.Typer:
+    """The `svdp` command with everything that is registered."""
+    app = typer.Typer(
+        name="svdp",
+        help="Stable Video-Driven Portraits: animate a portrait with a driving video.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name in COMMANDS:
+        import_module(f".{name}", __package__).register(app)
+    return app
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 the user's input is at fault, 130 or 143 interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_LogLine()], force=True)
+    try:
+        build_app()(arguments)
+    except UserError as error:
+        console.print(f"[red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
+        raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def _options(
+    show_version: bool = typer.Option(
+        False, "--version", is_eager=True, help="Print the version and exit.", callback=lambda on: _print_version(on)
+    ),
+) -> None:
+    del show_version
+
+
+def _print_version(on: bool) -> None:
+    if on:
+        print(f"svdp {installed_version()}")
+        raise typer.Exit
+
+
+def installed_version() -> str:
+    """Version of the installed distribution, or "unknown" when run from files that are not installed."""
+    try:
+        return version("video-driven-portraits")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class _LogLine(logging.Handler):
+    """Warnings of the layers as lines above the progress bar; other people's libraries only from errors on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith("svdp") or record.levelno >= logging.ERROR:
+            word = record.levelname.lower()
+            console.print(f"[yellow]{word}:[/] {escape(record.getMessage())}", soft_wrap=True)

@@ -1,0 +1,83 @@
+"""The two readings of the driving clip: first its face is followed, then its frames become motion signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from ..errors import NoFaceError, UserError
+from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
+from ..signals.motion import align_motion
+from ..signals.regions import RegionConfig, masked_frames, region_masks
+from ..signals.track import FaceTrack, detect_face, track_faces
+from ..signals.video import VideoReader
+from .config import AnimateConfig
+
+
+@dataclass(frozen=True)
+class Source:
+    """The portrait: full picture (H, W, 3), its face, its crop and the cropped picture (R, R, 3)."""
+
+    picture: np.ndarray
+    track: FaceTrack
+    crop: Crop
+    cropped: np.ndarray
+
+
+@dataclass(frozen=True)
+class DrivingFrames:
+    """Some driving frames in crop pixels: pictures and masked pictures (F, R, R, 3), masks (F, 3, R, R), uint8."""
+
+    first: int
+    pictures: np.ndarray
+    masked: np.ndarray
+    masks: np.ndarray
+
+
+def read_source(picture: np.ndarray, cfg: AnimateConfig, resolution: int) -> Source:
+    """The portrait's face, cropped to resolution x resolution pixels. Raises NoFaceError."""
+    try:
+        track = detect_face(picture, select=cfg.source_face)
+    except NoFaceError as error:
+        raise NoFaceError(f"source {cfg.source}: {error}") from error
+    crop = plan_crop(track, CropConfig(size=resolution))
+    return Source(picture, track, crop, crop_frame(picture, crop.affines[0], crop.size))
+
+
+def follow_driver(reader: VideoReader, cfg: AnimateConfig, on_frame: Callable[[int], None]) -> FaceTrack:
+    """First reading: the face in every frame; frames are not kept. Raises MediaError or NoFaceError."""
+    try:
+        return track_faces(reader, float(reader.info.fps), select=cfg.select_face, on_frame=on_frame)
+    except NoFaceError as error:
+        raise NoFaceError(f"driving video {cfg.driving}: {error}") from error
+
+
+class DrivingSignals:
+    """Second reading: the driver's frames in order, cropped like the source and masked to the chosen regions."""
+
+    def __init__(self, reader: VideoReader, track: FaceTrack, source: Source, cfg: AnimateConfig) -> None:
+        if cfg.motion == "relative" and cfg.reference >= track.num_frames:
+            raise UserError(f"--reference {cfg.reference} is not among the driver's {track.num_frames} frames")
+        own = plan_crop(track, CropConfig(size=source.crop.size))
+        source_track = crop_track(source.track, source.crop)
+        mode = "relative" if cfg.motion == "relative" else "absolute"
+        self.crop = align_motion(own, track, source_track, mode, cfg.reference)
+        self._track = track
+        self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
+        self._frames = enumerate(reader)
+
+    def take(self, count: int) -> DrivingFrames:
+        """The next `count` frames. Raises UserError if the file gives fewer than in the first reading."""
+        taken = list(islice(self._frames, count))
+        if len(taken) < count:
+            raise UserError("the driving video changed while it was read: run again")
+        first, size = taken[0][0], self.crop.size
+        chosen = slice(first, first + count)
+        affines = self.crop.affines[chosen]
+        pictures = np.stack([crop_frame(frame, a, size) for (_, frame), a in zip(taken, affines, strict=True)])
+        landmarks = crop_landmarks(self._track.landmarks[chosen], affines)
+        masks = region_masks(landmarks, (size, size), self._regions)
+        return DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
