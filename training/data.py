@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -61,13 +61,19 @@ def build(
         raise UserError(f"num_clips and workers must be at least 1, got {num_clips} and {workers}")
     folder = out / split
     config = with_cache(config, out)
-    gather(config, split)  # fills the cache once, and finds what is missing before the workers start
-    load_encoder(Path(config.autoencoder))
+    troupe = gather(config, split)  # fills the cache once, and finds what is missing before workers start
+    if len(troupe.cast.portraits) < 2 and (config.clip_share < 1 or not troupe.takes):
+        raise UserError(f"rendered pairs need two usable portraits or more for {split}; the material gives too few")
+    encoder = load_encoder(Path(config.autoencoder))
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(math.ceil(num_clips / config.clips_per_shard))
     wanted = [n for n in numbers if not shard_path(folder, seed, n).is_file()]
     done = len(numbers) - len(wanted)
-    for _ in _run(config, folder, split, seed, wanted, workers):
+    if workers == 1:
+        finished = (build_shard(config, troupe, encoder, folder, split, seed, number) for number in wanted)
+    else:
+        finished = _build_parallel(config, folder, split, seed, wanted, workers)
+    for _ in finished:
         done += 1
         write_manifest(config, out)
         if on_clips is not None:
@@ -75,14 +81,10 @@ def build(
     return write_manifest(config, out)
 
 
-def _run(config: DataConfig, folder: Path, split: str, seed: int, numbers: list[int], workers: int):
-    """Build shards, yielding each finished number."""
-    if workers == 1:
-        troupe, encoder = gather(config, split), load_encoder(Path(config.autoencoder))
-        for number in numbers:
-            build_shard(config, troupe, encoder, folder, split, seed, number)
-            yield number
-        return
+def _build_parallel(
+    config: DataConfig, folder: Path, split: str, seed: int, numbers: list[int], workers: int
+) -> Iterator[None]:
+    """Build shards in processes of their own, yielding as they finish."""
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (config, split)) as pool:
         for task in as_completed([pool.submit(_work, str(folder), split, seed, number) for number in numbers]):
             yield task.result()
@@ -102,9 +104,8 @@ def _start_worker(config: DataConfig, split: str) -> None:
     _Worker.encoder = load_encoder(Path(config.autoencoder))
 
 
-def _work(folder: str, split: str, seed: int, number: int) -> int:
+def _work(folder: str, split: str, seed: int, number: int) -> None:
     build_shard(_Worker.config, _Worker.troupe, _Worker.encoder, Path(folder), split, seed, number)
-    return number
 
 
 def shard_path(folder: Path, seed: int, number: int) -> Path:

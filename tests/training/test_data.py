@@ -242,5 +242,8 @@ def test_missing_parts_are_named(small_config, tmp_path):
         build(small_config, tmp_path, "test", 1, seed=0)
     with pytest.raises(UserError, match="no autoencoder"):
         build(replace(small_config, autoencoder="missing.safetensors"), tmp_path, "train", 1, seed=0)
+    few = replace(small_config.materials[0], heldout=("*art_10",), clips=())
+    with pytest.raises(UserError, match="two usable portraits"):
+        build(replace(small_config, materials=(few,)), tmp_path, "heldout", 1, seed=0)
     with pytest.raises(UserError, match="no head model"):
         build(replace(small_config, head_model="missing.npz"), tmp_path, "train", 1, seed=0)
