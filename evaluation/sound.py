@@ -29,11 +29,11 @@ class SoundCheck:
     present: bool  # the result has a sound track with samples
     expected_seconds: float
     seconds: float
-    loudness: float  # correlation of the loudness over time, 20 ms windows; nan if both are silent or under half a second
+    loudness: float  # correlation over time of 20 ms windows; nan if both are silent or under half a second
 
     @property
     def kept(self) -> bool:
-        """There, as long as expected (ENDS_WITHIN) and the same (SAME_FROM, or nothing to compare); or none was expected."""
+        """There, as long (ENDS_WITHIN) and the same (SAME_FROM, or nothing to compare) as expected; or none expected."""
         if not self.expected:
             return not self.present
         same = bool(np.isnan(self.loudness)) or self.loudness >= SAME_FROM
