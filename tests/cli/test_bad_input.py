@@ -41,7 +41,9 @@ def test_no_such_files(refused, tmp_path):
     assert "weights folder" in refused("--weights", tmp_path / "gone")
     assert "there is no *base.safetensors in" in refused("--weights", tmp_path)
     assert "gone.safetensors do not exist" in refused("--adapter", tmp_path / "gone.safetensors")
-    with pytest.raises(UserError, match="--base .*big needs --adapter: the bundled adapter fits the bundled base alone"):
+    with pytest.raises(
+        UserError, match=r"--base .*big needs --adapter: the bundled adapter fits the bundled base alone"
+    ):
         find_weights(None, base=tmp_path / "big")
 
 
