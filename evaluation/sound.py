@@ -33,7 +33,7 @@ class SoundCheck:
 
     @property
     def kept(self) -> bool:
-        """There, as long (ENDS_WITHIN) and the same (SAME_FROM, or nothing to compare) as expected; or none expected."""
+        """There, as long (ENDS_WITHIN) and the same (SAME_FROM, or nothing to compare) as expected; none if none is."""
         if not self.expected:
             return not self.present
         same = bool(np.isnan(self.loudness)) or self.loudness >= SAME_FROM
