@@ -82,9 +82,11 @@ def _draw(model: HeadModel, screen: np.ndarray, colours: np.ndarray) -> np.ndarr
     """(SIZE, SIZE, 3) uint8 picture of the head on grey."""
     index, weights, _ = rasterise(screen, model.triangles, SIZE, SIZE)
     count, nothing = model.num_vertices, np.zeros((2, 2, 3), np.float32)
+    none, whole = np.zeros(count, np.float32), np.ones(count, np.float32)
+    eye = eye_directions(model, eye_angles(model), screen)
     layer = shade(
-        index, weights, model.triangles, model.shading(), nothing, screen[:, :2].copy(), np.zeros(count, np.float32),
-        colours.astype(np.float32), np.ones(count, np.float32), eye_directions(model, eye_angles(model), screen), EYES,
+        index, weights, model.triangles, model.shading(), nothing, screen[:, :2].copy(), none,
+        colours.astype(np.float32), whole, whole, eye, EYES,
     )  # fmt: skip
     return np.where(layer[..., 3:] > 0, layer[..., :3], GREY).clip(0, 255).astype(np.uint8)
 

@@ -126,14 +126,15 @@ def _eye_colour(dx, dy, dz, angle, palette, k):
 
 
 @njit(cache=True, nogil=True)
-def shade(index, weights, triangles, shading, photo, photo_xy, trust, colours, alpha, eye, palette):
+def shade(index, weights, triangles, shading, photo, photo_xy, trust, colours, light, alpha, eye, palette):
     """Colours of a rasterised head: the photo seen through the mesh, filled colours where the photo is not trusted.
 
     Args:
         index, weights: from `rasterise`. triangles (F, 3); shading (F,) SKIN, EYE or MOUTH.
         photo: (h, w, 3) float32. photo_xy (V, 2): where a vertex lies in the photo; trust (V,) in 0..1.
-        colours (V, 3): filled colours; alpha (V,): opacity of skin. eye (V, 4): screen direction from the centre of
-        the eyeball and the angle off its axis. palette (3, 3): colours of sclera, iris and pupil.
+        colours (V, 3): filled colours; light (V,): factor on skin; alpha (V,): opacity of skin.
+        eye (V, 4): screen direction from the centre of the eyeball and the angle off its axis.
+        palette (3, 3): colours of sclera, iris and pupil.
 
     Returns:
         (H, W, 4) float32: colour not multiplied by alpha, and alpha in 0..1.
@@ -157,17 +158,18 @@ def shade(index, weights, triangles, shading, photo, photo_xy, trust, colours, a
                 for k in range(3):
                     out[y, x, k] = _eye_colour(dx, dy, dz, angle, palette, k)
                 continue
-            sure = 0.0
+            sure, lit = 0.0, 1.0
             if shading[f] == SKIN:
                 out[y, x, 3] = w0 * alpha[a] + w1 * alpha[b] + w2 * alpha[c]
                 sure = w0 * trust[a] + w1 * trust[b] + w2 * trust[c]
+                lit = w0 * light[a] + w1 * light[b] + w2 * light[c]
             px = w0 * photo_xy[a, 0] + w1 * photo_xy[b, 0] + w2 * photo_xy[c, 0]
             py = w0 * photo_xy[a, 1] + w1 * photo_xy[b, 1] + w2 * photo_xy[c, 1]
             for k in range(3):
                 value = w0 * colours[a, k] + w1 * colours[b, k] + w2 * colours[c, k]
                 if sure > 0:
                     value = sure * _sample(photo, px, py, k) + (1 - sure) * value
-                out[y, x, k] = value
+                out[y, x, k] = value * lit
     return out
 
 

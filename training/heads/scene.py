@@ -24,6 +24,8 @@ from .texture import Anatomy, Skin, take_skin
 SUPERSAMPLING = 2
 MARGIN = 0.25
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
+LIGHT = np.array([0.25, -0.35, 0.9], np.float32)  # towards the light, on screen
+AMBIENT = 0.45
 FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp
 
 
@@ -37,6 +39,7 @@ class Portrait:
     fit: HeadFit
     points: np.ndarray  # (V + K, 3) fitted vertices and the hair's shell, canvas pixels
     skin: Skin
+    normals: np.ndarray  # (V + K, 3) of the fitted vertices
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def restore_portrait(studio: Studio, name: str, canvas: np.ndarray, landmarks: n
     person = studio.model.person(fit.identity)
     points = fit.camera.project(with_shell(studio, studio.model.express(person, fit.expression[None]))[0])
     skin = take_skin(studio.model, studio.parts, points[: studio.model.num_vertices], canvas, landmarks)
-    return Portrait(name, canvas, landmarks, fit, points, skin)
+    return Portrait(name, canvas, landmarks, fit, points, skin, vertex_normals(points, studio.model.triangles))
 
 
 def with_shell(studio: Studio, heads: np.ndarray) -> np.ndarray:
@@ -135,19 +138,30 @@ def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -
     triangles = model.triangles[chosen]
     screen = crop_points(points, affine)
     index, weights, _ = rasterise(screen, triangles, fine, fine)
+    normals = vertex_normals(points, model.triangles)
     opacity = np.ones_like(parts.opacity) if plain else parts.opacity
     skin = actor.skin
+    eye = eye_directions(model, parts.eye_angle, points)
     layer = shade(
         index, weights, triangles, parts.shading[chosen], actor.face.canvas, actor.face.points[:, :2].copy(),
-        skin.trust, skin.colours, opacity, eye_directions(model, parts.eye_angle, points), skin.palette,
+        skin.trust, skin.colours, relight(actor.face, normals), opacity, eye, skin.palette,
     )  # fmt: skip
     if actor.backdrop is not None:
         behind = resample(actor.backdrop, affine, (fine, fine))
     else:
-        behind = warp_photo(studio, actor.place, points, affine)
+        behind = warp_photo(studio, actor.place, points, normals, affine)
     alpha = layer[..., 3:]
     mixed = behind + alpha * (layer[..., :3] - behind)
     return cv2.resize(mixed, (studio.size, studio.size), interpolation=cv2.INTER_AREA)
+
+
+def relight(face: Portrait, normals: np.ndarray) -> np.ndarray:
+    """(V + K,) how much brighter the skin is than in the photo, now that it has `normals` (Lambert and ambient).
+
+    Without it a turned head keeps the shading of a head from the front and looks flat.
+    """
+    now, then = (AMBIENT + (1 - AMBIENT) * np.clip(n @ LIGHT, 0, 1) for n in (normals, face.normals))
+    return np.clip(now / then, 0.6, 1.5).astype(np.float32)
 
 
 def eye_directions(model: HeadModel, eye_angle: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -160,10 +174,12 @@ def eye_directions(model: HeadModel, eye_angle: np.ndarray, points: np.ndarray) 
     return eye
 
 
-def warp_photo(studio: Studio, place: Portrait, points: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def warp_photo(
+    studio: Studio, place: Portrait, points: np.ndarray, normals: np.ndarray, affine: np.ndarray
+) -> np.ndarray:
     """(fine, fine, 3): the photo moved along with the head, smoothly coming to rest towards the canvas's border."""
     cells = int(studio.canvas_size / FIELD_SPACING) + 1
-    facing = np.clip((vertex_normals(points, studio.model.triangles)[:, 2] - 0.1) / 0.3, 0, 1)
+    facing = np.clip((normals[:, 2] - 0.1) / 0.3, 0, 1)
     known = studio.model.num_vertices
     trust = np.ones(len(points), np.float32)
     trust[:known] = place.skin.trust * facing[:known] * studio.parts.anchors
