@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.markup import escape
 
-from ..errors import UserError
+from ..errors import MediaError, UserError
 from ..signals.images import load_image
 from ..signals.paste import paste_back
 from ..signals.video import VideoReader, VideoWriter
@@ -43,7 +43,7 @@ def run(cfg: AnimateConfig) -> int:
             raise
         raise type(error)(f"{error}; {output.settle()}") from error
     print(cfg.output)
-    if cfg.contact_sheet:
+    if cfg.contact_sheet and output.sheet.exists():
         print(output.sheet)
     console.print(f"[green]{frames} frames in {time.monotonic() - began:.1f} s[/]", soft_wrap=True)
     return 0
@@ -64,9 +64,9 @@ class Animation:
         signals = self._follow(reader, source)
         self._describe(model, reader)
         sheet = self._write(model, source, reader, signals)
-        if self.cfg.contact_sheet:
-            sheet.save(self.output.sheet, self._note(model))
         self.output.commit()
+        if self.cfg.contact_sheet:
+            self._save_sheet(sheet, model)
         return reader.num_frames
 
     def _load(self) -> Model:
@@ -132,7 +132,11 @@ class Animation:
     def _whole(self, source: Source, result: np.ndarray) -> np.ndarray:
         return paste_back(source.picture, result, source.crop.affines[0])[0]
 
-    def _note(self, model: Model) -> str:
-        sampling = model.sampling
-        names = f"{self.cfg.source.name} + {self.cfg.driving.name}"
-        return f"{names}, {sampling.steps} steps, seed {sampling.seed}, {self.cfg.motion}"
+    def _save_sheet(self, sheet: SheetCollector, model: Model) -> None:
+        sampling, names = model.sampling, f"{self.cfg.source.name} + {self.cfg.driving.name}"
+        try:
+            sheet.save(
+                self.output.sheet, f"{names}, {sampling.steps} steps, seed {sampling.seed}, {self.cfg.motion} motion"
+            )
+        except MediaError as error:  # the video is whole and in its place
+            log.warning("no contact sheet: %s", error)

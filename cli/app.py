@@ -43,7 +43,7 @@ def run(arguments: list[str] | None = None) -> None:
     try:
         build_app()(arguments)
     except UserError as error:
-        console.print(f"[red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
+        console.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
         raise SystemExit(EXIT_USER_ERROR) from None
 
 

@@ -28,7 +28,8 @@ from .audio import Sound
 
 log = logging.getLogger(__name__)
 
-_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5
+_BT709, _BT601 = 1, 5
+_MATRICES = (1, 4, 5, 6, 7, 9)  # codes of YUV matrices that swscale knows; anything else is read as BT.601
 _LIMITED_RANGE = 1
 # Written as fragments, so that a run that dies leaves a playable file, and made an ordinary MP4 at the end.
 _MP4_OPTIONS = {"movflags": "hybrid_fragmented", "flush_packets": "1"}
@@ -217,7 +218,7 @@ def _upright(reformat: VideoReformatter, frame: Any, size: tuple[int, int]) -> n
     """RGB (H, W, 3) of the shown size: square pixels, rotation applied, C-contiguous."""
     turns = round(frame.rotation / 90) % 4
     height, width = size if turns % 2 == 0 else size[::-1]
-    matrix = frame.colorspace if frame.colorspace != _UNSPECIFIED else _BT601
+    matrix = int(frame.colorspace) if frame.colorspace in _MATRICES else _BT601
     picture = reformat.reformat(
         frame, width=width, height=height, format="rgb24", src_colorspace=matrix, dst_colorspace=_BT601
     )  # older PyAV converts only where the two differ; RGB itself has no matrix
