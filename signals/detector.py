@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -127,29 +127,26 @@ def _native_log_dropped() -> Iterator[None]:
 
 
 class Landmarker:
-    """One FaceLandmarker: pictures in, detections in the pictures' own pixels out. Close it by `with` or `close`."""
+    """One FaceLandmarker: pictures in, detections in the pictures' own pixels out. Close it when done."""
 
-    def __init__(self, mode: Literal["video", "image"], num_faces: int, confidence: float, model_path: Path):
-        """Raises UserError when MediaPipe or the model file is missing."""
+    def __init__(self, num_faces: int = 4, confidence: float = 0.5, model_path: Path = MODEL_PATH):
+        """Raises UserError when MediaPipe is absent, too new, or the model file is missing."""
         if not model_path.is_file():
             raise UserError(f"the face model {model_path} is missing; reinstall the package, which brings it")
         self._mediapipe, base_options, vision = _load_mediapipe()
-        self._is_video = mode == "video"
-        self._last_ms = -1
         options = vision.FaceLandmarkerOptions(
             base_options=base_options(model_asset_buffer=model_path.read_bytes()),
-            running_mode=vision.RunningMode.VIDEO if self._is_video else vision.RunningMode.IMAGE,
+            running_mode=vision.RunningMode.IMAGE,
             num_faces=num_faces,
             min_face_detection_confidence=confidence,
             min_face_presence_confidence=confidence,
-            min_tracking_confidence=confidence,
             output_face_blendshapes=True,
             output_facial_transformation_matrixes=True,
         )
         with _native_log_dropped():
             self._landmarker = vision.FaceLandmarker.create_from_options(options)
 
-    def __call__(self, image: np.ndarray, timestamp_ms: int = 0) -> list[Detection]:
+    def __call__(self, image: np.ndarray) -> list[Detection]:
         """All faces of an (H, W, 3) uint8 RGB picture that are large enough in it, largest first."""
         height, width = image.shape[:2]
         shrink = max(1.0, max(height, width) / MAX_SIDE)
@@ -161,12 +158,7 @@ class Landmarker:
         handed = self._mediapipe.Image(
             image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image, np.uint8)
         )
-        if self._is_video:
-            self._last_ms = max(self._last_ms + 1, timestamp_ms)
-            result = self._landmarker.detect_for_video(handed, self._last_ms)
-        else:
-            result = self._landmarker.detect(handed)
-        return without_doubles(list(_detections(result, width, height)))
+        return without_doubles(list(_detections(self._landmarker.detect(handed), width, height)))
 
     def close(self) -> None:
         """Free the model."""

@@ -9,7 +9,7 @@ from .detector import Detection, overlap, without_doubles
 
 Detect = Callable[[np.ndarray], list[Detection]]
 
-NEIGHBOURHOOD = 2.5  # side of the square looked at around a known face / larger side of its box
+NEIGHBOURHOOD = 2.2  # side of the square looked at around a known face / larger side of its box
 MAX_TILES = 400  # of one size: very large pictures are searched less finely, so that it takes seconds
 FINE_TILE = 192  # pixels; a tile shows faces from about an eighth of its side on
 SAME_FACE = 0.3  # overlap from which two sightings are one face

@@ -12,12 +12,9 @@ def fill_missing(values: np.ndarray, present: np.ndarray) -> np.ndarray:
     """
     known = np.flatnonzero(present)
     frames = np.arange(len(values))
-    after = np.searchsorted(known, frames).clip(0, len(known) - 1)
-    left, right = known[np.maximum(after - 1, 0)], known[after]
-    left = np.where(frames < left, right, left)  # before the first known frame
-    right = np.where(frames > right, right, right)
-    left = np.where(frames >= right, right, left)  # on a known frame, or after the last
-    weight = (frames - left) / np.maximum(right - left, 1)
+    after = np.searchsorted(known, frames)
+    left, right = known[np.maximum(after - 1, 0)], known[np.minimum(after, len(known) - 1)]
+    weight = np.clip((frames - left) / np.maximum(right - left, 1), 0, 1)
     weight = weight.reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)
     filled = values[left] * (1 - weight) + values[right] * weight
     return np.where(present.reshape(weight.shape), values, filled)
@@ -39,8 +36,8 @@ class OneEuro:
     The clip is known as a whole, so the filter runs forwards and backwards and the mean is taken: the lags cancel.
     """
 
-    min_cutoff: float = 1.5  # Hz at rest; lower is smoother
-    beta: float = 6.0  # Hz added per unit of speed (one unit: one `scale` per second)
+    min_cutoff: float = 1.0  # Hz at rest; lower is smoother
+    beta: float = 15.0  # Hz added per unit of speed (one unit: one `scale` per second)
     derivative_cutoff: float = 2.0  # Hz, for the speed itself
 
     def __post_init__(self):
