@@ -125,9 +125,11 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings:
-    """AdamW with linear warm-up and a cosine to `final_lr` of the peak; EMA of the weights."""
+    """Linear warm-up and a cosine to `final_lr` of the peak; EMA of the weights. "muon": see `training.optim`."""
 
+    name: Literal["adamw", "muon"] = "adamw"
     lr: float = 8e-4
+    muon_lr: float = 1.2e-2  # peak, of the matrices that Muon updates
     final_lr: float = 0.02  # share of `lr` left at the end
     warmup: int = 150  # steps
     betas: tuple[float, float] = (0.9, 0.99)

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
@@ -28,7 +28,8 @@ from .ema import Ema
 from .loss import draw_sigmas, flow_loss, region_weight_map
 from .monitor import Monitor, conditions_of
 from .schedule import draw_branch, learning_rate, progress_at, rng, stage_at
-from .setup import build_denoiser, build_optimizer, export_weights, load_clips
+from .optim import build_optimizer
+from .setup import build_denoiser, export_weights, load_clips
 from .worker import WorkingCopy
 
 log = logging.getLogger(__name__)
@@ -277,20 +278,22 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
-    """Log lines of the package to a file, and to stdout unless the caller has set up logging."""
+    """Inside, log lines of the package go to a file and to stdout, and nowhere else; the main process's only."""
     package = logging.getLogger(__name__.split(".")[0])
-    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
-    if not package.hasHandlers():
-        handlers.append(logging.StreamHandler(sys.stdout))
-    level = package.level
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    if PartialState().is_main_process:
+        handlers = [logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)]
+    before = package.level, package.propagate
     package.setLevel(logging.INFO)
+    package.propagate = False
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         package.addHandler(handler)
     try:
         yield
     finally:
-        package.setLevel(level)
+        package.setLevel(before[0])
+        package.propagate = before[1]
         for handler in handlers:
             package.removeHandler(handler)
             handler.close()

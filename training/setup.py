@@ -23,7 +23,7 @@ from ..model.hosts.diffusers import (
     save_transformer,
 )
 from .checkpoint import Progress, sync
-from .config import LoraSettings, OptimSettings, TrainConfig
+from .config import LoraSettings, TrainConfig
 from .dataset import LatentClips
 from .shards import load_shards
 
@@ -105,16 +105,6 @@ def lora_deltas(transformer: nn.Module) -> dict[str, Tensor]:
             deltas[f"{name}.A.weight"] = part.lora_A[adapter].weight
             deltas[f"{name}.B.weight"] = part.lora_B[adapter].weight * scale
     return deltas
-
-
-def build_optimizer(module: nn.Module, optim: OptimSettings) -> torch.optim.AdamW:
-    """AdamW on the trained weights, fused; weight decay on matrices only."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
 
 
 def export_weights(denoiser: Denoiser, folder: Path, config: TrainConfig, progress: Progress) -> None:

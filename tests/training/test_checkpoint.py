@@ -11,7 +11,7 @@ from svdp.errors import UserError
 from svdp.training.checkpoint import Progress, load_checkpoint, save_checkpoint, write_atomically
 from svdp.training.config import OptimSettings
 from svdp.training.ema import Ema
-from svdp.training.setup import build_optimizer
+from svdp.training.optim import build_optimizer
 from torch import nn
 
 
