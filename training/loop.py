@@ -27,8 +27,8 @@ from .dataset import ClipBatch
 from .ema import Ema
 from .loss import draw_sigmas, flow_loss, region_weight_map
 from .monitor import Monitor, conditions_of
-from .schedule import draw_branch, learning_rate, progress_at, rng, stage_at
 from .optim import build_optimizer
+from .schedule import draw_branch, learning_rate, progress_at, rng, stage_at
 from .setup import build_denoiser, export_weights, load_clips
 from .worker import WorkingCopy
 
