@@ -219,7 +219,7 @@ def test_dropped_conditions_are_absent(shards: Path, tmp_path: Path) -> None:
 
 def test_one_clip_is_learnt_by_heart(shards: Path, tmp_path: Path) -> None:
     stage = {"batch": 4, "frames": 3, "branches": {"u": 0, "s": 0, "d": 1}}
-    config = tiny(shards, steps=250, stage=[stage], data={"region_dropout": 0.0}, optim={"lr": 5e-3, "clip": 10.0})
+    config = tiny(shards, steps=150, stage=[stage], data={"region_dropout": 0.0}, optim={"lr": 5e-3, "clip": 10.0})
     trainer = Trainer(config, tmp_path)
     trainer.clips.sources, trainer.clips.target, trainer.clips.driving, trainer.clips.regions = (
         x[:1] for x in (trainer.clips.sources, trainer.clips.target, trainer.clips.driving, trainer.clips.regions)
@@ -249,7 +249,7 @@ def test_use_gap_is_zero_until_the_model_uses_the_driver(shards: Path, tmp_path:
 def test_training_makes_the_use_gap_of_the_driver_positive(shards: Path, tmp_path: Path) -> None:
     """Clips of the same still picture, told apart by the driver alone: to be right, the model must look at it."""
     stage = {"batch": 6, "frames": 3, "branches": {"u": 0, "s": 0, "d": 1}}
-    config = tiny(shards, steps=200, stage=[stage], data={"region_dropout": 0.0}, optim={"lr": 5e-3, "clip": 10.0})
+    config = tiny(shards, steps=140, stage=[stage], data={"region_dropout": 0.0}, optim={"lr": 5e-3, "clip": 10.0})
     trainer = Trainer(config, tmp_path)
     clips = trainer.clips
     clips.sources[:] = clips.sources[:1]
