@@ -271,16 +271,20 @@ def parse_config(table: dict[str, Any], name: str = "configuration") -> TrainCon
     return _build(TrainConfig, table, name)
 
 
-def load_config(path: str | Path) -> TrainConfig:
-    """Read a TOML file. Raises `UserError` if it is missing, not TOML, or has a setting that cannot be."""
-    path = Path(path)
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a table. Raises `UserError` if it is missing or not TOML."""
     if not path.is_file():
         raise UserError(f"no such configuration: {path}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    return parse_config({"name": path.stem, **table}, str(path))
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a TOML file. Raises `UserError` if it is missing, not TOML, or has a setting that cannot be."""
+    path = Path(path)
+    return parse_config({"name": path.stem, **read_toml(path)}, str(path))
 
 
 def with_overrides(
