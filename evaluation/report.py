@@ -94,8 +94,10 @@ class Report:
         titles: dict[tuple[str, str], list[str]] = {}
         for run in self.runs:
             for c in self.columns:
-                if c.key in run.scores and run.scores[c.key].reason:
-                    titles.setdefault((run.name, run.scores[c.key].reason), []).append(c.title)
+                score = run.scores.get(c.key)
+                if score is not None and score.reason:
+                    share = "left out of" if score.counted is None else f"counts as {score.counted:g} in"
+                    titles.setdefault((run.name, f"{score.reason}, {share} the median"), []).append(c.title)
         return [f"{name}: {reason} ({', '.join(columns)})" for (name, reason), columns in titles.items()]
 
     def verdicts(self) -> list[str]:

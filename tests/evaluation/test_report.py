@@ -30,7 +30,7 @@ def test_markdown_has_rows_median_intervals_and_reasons():
         "| run2 | 100 % | 0.70 | yes |",
         "| median | 100 % | 0.70 | 2 of 3 |",
         "",
-        "- run1: the result holds still (yaw)",
+        "- run1: the result holds still, counts as 0 in the median (yaw)",
         "- yaw, median: at least 0.6 met",
     ]
 
