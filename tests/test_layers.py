@@ -14,6 +14,7 @@ import pytest
 
 TORCH = frozenset({"torch", "numpy", "einops", "safetensors"})
 MEDIA = frozenset({"numpy", "cv2", "PIL", "av"})
+STANDARD = set(sys.stdlib_module_names) | {"tomllib"}  # from Python 3.11 on
 TRAINING = TORCH | MEDIA | {"accelerate", "numba", "peft", "tomli", "matplotlib", "webdataset"}
 
 
@@ -41,7 +42,11 @@ RULES = {
         "cli training training.heads evaluation model model.hosts signals errors", TORCH | MEDIA | {"rich", "typer"}
     ),
 }
-HOSTS = {"model/hosts/diffusers.py": "diffusers", "model/hosts/comfy.py": "comfy"}
+HOSTS = {
+    "model/hosts/diffusers.py": "diffusers",
+    "model/hosts/diffusers_vae.py": "diffusers",
+    "model/hosts/comfy.py": "comfy",
+}
 HOST_LIBRARIES = frozenset({"diffusers", "comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes"})
 
 
@@ -67,7 +72,7 @@ def imports_of(path: Path, source: str) -> tuple[set[str], set[str]]:
             above = list(path.parent.parts)[: len(path.parent.parts) - node.level + 1]
             stem = above + (node.module.split(".") if node.module else [])
             inside |= {".".join([*stem, alias.name]) for alias in node.names}
-    return inside, outside - set(sys.stdlib_module_names)
+    return inside, outside - STANDARD
 
 
 def layer_of_module(module: str) -> str:

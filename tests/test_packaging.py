@@ -82,7 +82,7 @@ def test_third_party_imports_are_declared(project, shipped):
     import_names = {"opencv-python": "cv2", "pillow": "PIL"}
     core = {import_names.get(name, name) for name in map(_name, project["project"]["dependencies"])}
     extra = {import_names.get(name, name) for name in map(_name, project["project"]["optional-dependencies"]["train"])}
-    standard = set(sys.stdlib_module_names)
+    standard = set(sys.stdlib_module_names) | {"tomllib"}  # from Python 3.11 on
     for path in shipped:
         allowed = core | extra if "training" in path.parts else core
         missing = {m.split(".")[0] for m in _imported(path)} - allowed - standard

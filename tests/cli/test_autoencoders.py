@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
-from svdp.cli.autoencoders import KLCodec, load_autoencoder
 from svdp.errors import UserError
 from svdp.model.autoencoder import SD3_SCALE, SD3_SHIFT, TinyAutoencoder
+from svdp.model.hosts.diffusers_vae import KLCodec, load_autoencoder
 from svdp.signals.video import VideoReader
 from torch import Tensor
 

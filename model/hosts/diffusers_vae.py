@@ -12,8 +12,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..model.autoencoder import DECODER_PREFIX, LATENT_CHANNELS, SD3_SCALE, SD3_SHIFT, TinyAutoencoder
+from ...errors import UserError
+from ..autoencoder import DECODER_PREFIX, LATENT_CHANNELS, SD3_SCALE, SD3_SHIFT, TinyAutoencoder
 
 _CHECKPOINT_PREFIXES = ("first_stage_model.", "vae.", "")
 _KNOWN_FORMS = "a TAESD file, a diffusers folder, an SD3 VAE file, or an SD3 checkpoint that contains one"
