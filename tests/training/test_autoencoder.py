@@ -153,7 +153,7 @@ def test_configuration_file_is_complete_and_relative_to_itself(root):
     table = tomllib.loads((root / "configs" / "autoencoder.toml").read_text())
     assert table["kind"] == "autoencoder"
     cfg = AutoencoderConfig.from_table(table, root / "configs")
-    assert Path(cfg.manifest).resolve() == root.parent / "shared" / "data" / "manifest.csv"
+    assert Path(cfg.manifest).resolve() == root / "data" / "autoencoder" / "manifest.csv"
     assert all(Path(p).is_absolute() for p in cfg.pictures)
 
 
