@@ -60,7 +60,8 @@ def test_killed_run_goes_on_from_its_last_checkpoint(shards: Path, tmp_path: Pat
     config = tiny(shards, steps=16, watch={"checkpoint_minutes": 1e-9, "log_every": 100, "probe_every": 0})
     train(config, tmp_path / "whole")
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:2]\n"
+        "import sys, torch; sys.path[:0] = sys.argv[1:2]\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"  # sums depend on it in the last bit
         "from pathlib import Path\n"
         "from svdp.training.config import load_config\n"
         "from svdp.training.loop import train\n"
