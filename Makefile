@@ -1,6 +1,6 @@
 # `make demo` and `make test` need Python 3.10-3.13 and make, nothing else: they build .venv themselves.
 #   make demo PYTHON=python3.12       another Python
-#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"    a small torch without CUDA
+#   make demo PIP_ARGS="..."          options for pip, such as where to find PyTorch's small build without CUDA
 #   make test PYTEST_ARGS="-k fusion -x"
 PYTHON ?= python3
 VENV ?= .venv
