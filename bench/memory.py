@@ -15,6 +15,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from fractions import Fraction
 from itertools import islice
 from multiprocessing.queues import SimpleQueue
@@ -70,11 +71,12 @@ def animate_and_report(arguments: list[str], answers: SimpleQueue[int]) -> None:
     """In the child: run the command line, then tell the peak of this process."""
     from svdp.cli.app import run
 
-    try:
-        run(arguments)
-    except SystemExit as end:
-        if end.code:
-            raise
+    with redirect_stdout(sys.stderr):  # the command prints the files it made; here stdout is for the numbers
+        try:
+            run(arguments)
+        except SystemExit as end:
+            if end.code:
+                raise
     answers.put(peak_bytes())
 
 
