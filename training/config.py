@@ -178,6 +178,7 @@ class TrainConfig:
     base: BaseSettings
     adapter: AdapterConfig
     stages: tuple[StageSettings, ...]
+    start: str = ""  # adapter file to start from, of the same form (the base's weights: [base] path); empty: untrained
     name: str = "run"
     seed: int = 0
     steps: int = 0

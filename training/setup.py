@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..model.adapter import Adapter, AdapterFile, check_base, log_size, save_adapter
+from ..errors import AdapterMismatchError, UserError
+from ..model.adapter import Adapter, AdapterFile, check_base, load_adapter, log_size, save_adapter
+from ..model.config import AdapterConfig
 from ..model.hosts.diffusers import (
     Denoiser,
     architecture_from_config,
@@ -73,7 +75,8 @@ def build_denoiser(config: TrainConfig) -> Denoiser:
     transformer.requires_grad_(base.train)
     if config.lora.rank:
         _add_lora(transformer, config.lora, base.train)
-    denoiser = Denoiser(transformer, Adapter(config.adapter))
+    adapter = _starting_adapter(config.start, config.adapter) if config.start else Adapter(config.adapter)
+    denoiser = Denoiser(transformer, adapter)
     denoiser.enable_gradient_checkpointing(config.gradient_checkpointing)
     if config.compile:
         denoiser.compile()
@@ -82,6 +85,21 @@ def build_denoiser(config: TrainConfig) -> Denoiser:
     trained = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
     log.info("%.2f M weights are trained", trained / 1e6)
     return denoiser
+
+
+def _starting_adapter(path: str, wanted: AdapterConfig) -> Adapter:
+    """The adapter of a file, if it is of the form that the configuration asks for."""
+    file = load_adapter(path)
+    if file.lora:
+        raise UserError(f"{path} has LoRA deltas on its base, which training cannot go on from: start from another file")
+    found, asked = asdict(file.adapter.config), asdict(wanted)
+    training = ("segment_length", "num_history", "resolution")  # say how it was trained, not what it is made of
+    different = [k for k in asked if k not in training and found[k] != asked[k]]
+    if different:
+        pairs = ", ".join(f"{k} {found[k]!r} instead of {asked[k]!r}" for k in different)
+        raise AdapterMismatchError(f"{path} cannot be started from: {pairs}. Make [adapter] and [base] agree with it")
+    file.adapter.config = wanted
+    return file.adapter.requires_grad_(True)
 
 
 def _add_lora(transformer: nn.Module, lora: LoraSettings, base_is_trained: bool) -> None:

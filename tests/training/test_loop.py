@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from svdp.errors import UserError
+from svdp.errors import AdapterMismatchError, UserError
 from svdp.model.adapter import load_adapter
 from svdp.model.autoencoder import TinyAutoencoder
 from svdp.model.fusion import BRANCHES
@@ -53,6 +53,21 @@ def test_resumed_equals_uninterrupted_bit_for_bit(shards: Path, tmp_path: Path, 
     assert not train(config, tmp_path / "parts", resume=True, should_stop=lambda p: p.step == 5).finished
     assert train(config, tmp_path / "parts", resume=True).step == 6
     assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+
+
+def test_starts_from_weights_of_an_earlier_run(shards: Path, tmp_path: Path) -> None:
+    first = train(tiny(shards), tmp_path / "first").weights
+    table = tiny_table(shards, start=str(first / "adapter.safetensors"))
+    table["base"]["path"] = str(first / "base.safetensors")
+    denoiser = Trainer(parse_config(table), tmp_path / "second").denoiser
+    expected = load_adapter(first / "adapter.safetensors").adapter.state_dict()
+    assert_same(dict(denoiser.adapter.state_dict()), dict(expected))
+    base = load_transformer(first / "base.safetensors").state_dict()
+    assert_same(dict(denoiser.transformer.state_dict()), dict(base))
+    assert all(p.requires_grad for p in denoiser.parameters())
+    table["adapter"] = {**table["adapter"], "conditioning": "joint"}
+    with pytest.raises(AdapterMismatchError, match="conditioning 'cached' instead of 'joint'"):
+        Trainer(parse_config(table), tmp_path / "third")
 
 
 @pytest.mark.slow
