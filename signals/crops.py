@@ -9,6 +9,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from ..errors import NoFaceError
+from .smoothing import fill_missing
 from .track import FaceTrack
 
 SIDES = ((127, 356), (234, 454), (93, 323))  # face edge before the ears: upper, middle, lower; right and left of each
@@ -64,9 +66,29 @@ def face_frame(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre, np.sqrt(width * height)
 
 
+def mask_frame(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (T, 2) and size (T,) in pixels of what is marked in (T, H, W) masks (any type, above half of the largest).
+
+    For faces that no detector finds: the mask covers the face, so its box stands for it. Frames without any mark are
+    interpolated. Raises NoFaceError if no frame has one.
+    """
+    marked = masks > (127 if masks.dtype == np.uint8 else 0.5)
+    present = marked.any(axis=(1, 2))
+    if not present.any():
+        raise NoFaceError("the mask is empty in every frame: mark the face in it")
+    boxes = np.stack([_box(m) if there else np.zeros(4) for m, there in zip(marked, present, strict=True)])
+    boxes = fill_missing(boxes, present)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, np.sqrt(sides[:, 0] * sides[:, 1])
+
+
 def plan_crop(track: FaceTrack, cfg: CropConfig) -> Crop:
     """The square around the tracked face in each frame."""
-    centres, sizes = face_frame(track.landmarks)
+    return plan_squares(*face_frame(track.landmarks), cfg)
+
+
+def plan_squares(centres: np.ndarray, sizes: np.ndarray, cfg: CropConfig) -> Crop:
+    """Squares around faces of which centre (T, 2) and size (T,) are known, in pixels."""
     size = max(float(np.median(sizes)), float(np.percentile(sizes, 95)) / GROWTH_LIMIT)
     usual = np.median(centres, axis=0)
     strays = float(np.percentile(np.linalg.norm(centres - usual, axis=1), 98)) > AUTO_LIMIT * size
@@ -115,6 +137,12 @@ def resample(image: np.ndarray, affine: np.ndarray, size_hw: tuple[int, int]) ->
 def zoom_of(affines: np.ndarray) -> np.ndarray:
     """(T,) crop pixels per picture pixel of (T, 2, 3) similarities."""
     return np.sqrt(np.abs(np.linalg.det(affines[:, :, :2])))
+
+
+def _box(marked: np.ndarray) -> np.ndarray:
+    """(4,) left, top, right, bottom of an (H, W) bool mask with at least one pixel set."""
+    columns, rows = (np.flatnonzero(marked.any(axis)) for axis in (0, 1))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
 
 
 def _slow(centres: np.ndarray) -> np.ndarray:

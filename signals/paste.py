@@ -13,7 +13,8 @@ def paste_back(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Undo a crop: `crop` (size, size, 3) uint8 goes where `affine` (2, 3) took it from in `full` (H, W, 3) uint8.
 
-    feather: width of the soft edge as a share of the crop's side, 0 for a hard one. colour_match: the crop's edge strip
+    The crop may have been enlarged or made smaller meanwhile: `scaled_affine`. feather: width of the soft edge as a
+    share of the crop's side, 0 for a hard one. colour_match: the crop's edge strip
     is given the mean and contrast of the picture below it, channel by channel. Returns a new picture and the mask used,
     (H, W) uint8 with 255 where only the crop is seen.
     """
@@ -32,6 +33,11 @@ def paste_back(
     alpha = mask[rows, columns, None] / np.float32(255)
     result[rows, columns] = np.round(below + alpha * (np.clip(pasted, 0, 255) - below)).astype(np.uint8)
     return result, mask
+
+
+def scaled_affine(affine: np.ndarray, size: int, planned: int) -> np.ndarray:
+    """The affine (2, 3) of a crop that was cut at `planned` pixels and now has `size`, an upscaled one for example."""
+    return affine * np.float32(size / planned)
 
 
 def _covered(affine: np.ndarray, size: int, size_hw: tuple[int, int]) -> tuple[slice, slice]:

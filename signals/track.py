@@ -14,9 +14,10 @@ from .follow import check_select, follow_face
 from .smoothing import OneEuro, fill_missing, nearest_rotations
 
 __all__ = ["BLENDSHAPES", "Detection", "FaceDetector", "FaceTrack", "MediaPipeDetector", "OneEuro"]
-__all__ += ["detect_face", "frame_ranges", "track_faces"]
+__all__ += ["describe_track", "detect_face", "frame_ranges", "link_faces", "track_faces"]
 
 DEFAULT_SMOOTHING = OneEuro()
+SMALL_FACE = 24  # pixels between the outer eye corners
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +109,42 @@ def track_faces(
         raise NoFaceError("the clip has no frames, so there is no face to follow; check that it plays")
     if not any(faces):
         raise NoFaceError(f"no face found in any of {len(faces)} frames of {size[1]}x{size[0]} pixels; {REMEDY}")
+    return link_faces(faces, size, fps, select=select, smoothing=smoothing)
+
+
+def link_faces(
+    faces: list[list[Detection]],
+    size: tuple[int, int],
+    fps: float,
+    *,
+    select: str = "largest",
+    smoothing: OneEuro | None = DEFAULT_SMOOTHING,
+) -> FaceTrack:
+    """One face out of the detections of every frame of `size` (height, width): followed, gaps filled, smoothed.
+
+    At least one frame must have a face. Raises NoFaceError if there is none of the number selected.
+    """
     track = _assemble(follow_face(faces, select), size)
     if track.missing:
         log.warning("face not seen in frames %s: interpolated", frame_ranges(track.missing))
     if smoothing is None or track.num_frames == 1:
         return track
     return replace(track, landmarks=smoothing(track.landmarks, fps, float(np.median(track.eye_distance))))
+
+
+def describe_track(track: FaceTrack) -> str:
+    """A few lines for a human: frames, where the face was not seen, how far head and mouth move."""
+    height, width = track.image_size
+    seen = track.num_frames - len(track.missing)
+    lines = [f"{track.num_frames} frames of {width}x{height} pixels, the face seen in {seen}"]
+    if track.missing:
+        lines.append(f"interpolated: {frame_ranges(track.missing)}")
+    eyes = np.median(track.eye_distance)
+    lines.append(f"eyes {eyes:.0f} pixels apart" + (": small, expect little detail" if eyes < SMALL_FACE else ""))
+    angles = zip(("yaw", "pitch", "roll"), track.euler.min(0), track.euler.max(0), strict=True)
+    lines += [f"{name} {low:.0f} to {high:.0f} degrees" for name, low, high in angles]
+    lines.append(f"mouth opening {track.mouth_open.min():.2f} to {track.mouth_open.max():.2f} of its width")
+    return "\n".join(lines)
 
 
 def detect_face(image: np.ndarray, *, select: str = "largest") -> FaceTrack:
