@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from .bootstrap import BLOCK, block_draws
 from .score import Score
 
+__all__ = ["BLOCK", "MIN_FRAMES", "block_interval", "correlate", "pearson"]
+
 MIN_FRAMES = 8  # fewer have no correlation worth the name
-BLOCK = 12  # frames of a bootstrap block: about half a second, longer than neighbouring frames resemble each other
 
 
 def correlate(driver: np.ndarray, result: np.ndarray, valid: np.ndarray, *, floor: float = 0.0, seed: int = 0) -> Score:
@@ -38,15 +40,9 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def block_interval(a: np.ndarray, b: np.ndarray, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of Pearson's r by the moving block bootstrap (Künsch, Annals of Statistics 17(3), 1989).
-
-    Blocks of BLOCK neighbouring frames are drawn with replacement, since frames are not independent of each other;
-    (nan, nan) for series under two blocks.
-    """
-    length = len(a)
-    if length < 2 * BLOCK:
+    """95 % interval of Pearson's r by the moving block bootstrap, `block_draws`; (nan, nan) under two blocks."""
+    frames = block_draws(len(a), draws=draws, seed=seed)
+    if frames is None:
         return float("nan"), float("nan")
-    starts = np.random.default_rng(seed).integers(0, length - BLOCK + 1, (draws, -(-length // BLOCK)))
-    frames = (starts[..., None] + np.arange(BLOCK)).reshape(draws, -1)[:, :length]
     low, high = np.nanpercentile(pearson(a[frames], b[frames]), [2.5, 97.5])
     return float(low), float(high)
