@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from ..errors import UserError
 from ..model.config import AdapterConfig, BaseArchitecture
 from ..model.fusion import BRANCHES
+from .tables import build, read_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-T = TypeVar("T")
+__all__ = ["TrainConfig", "config_from_json", "load_config", "parse_config", "read_toml", "with_overrides"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -214,72 +209,40 @@ class TrainConfig:
         return asdict(self)
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    """A TOML value as the type that a field declares; tables become dataclasses."""
-    options = [k for k in get_args(kind) if k is not type(None)]
-    if get_origin(kind) is not Literal and type(None) in get_args(kind):
-        kind = options[0]  # X | None
-    if is_dataclass(kind):
-        return _build(kind, value, where)  # type: ignore[arg-type]
-    if get_origin(kind) is Literal and value not in options:
-        raise UserError(f"{where} must be one of {', '.join(map(repr, options))}, got {value!r}")
-    if get_origin(kind) is tuple:
-        return _convert_tuple(get_args(kind), value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, float, str, bool) and type(value) is not kind:
-        raise UserError(f"{where} must be a {kind.__name__}, got {value!r}")
-    return value
-
-
-def _convert_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise UserError(f"{where} must be a list, got {value!r}")
-    if Ellipsis not in kinds and len(value) != len(kinds):
-        raise UserError(f"{where} must have {len(kinds)} values, got {len(value)}")
-    return tuple(_convert(kinds[0], v, where) for v in value)
-
-
-def _build(cls: type[T], table: Any, where: str) -> T:
-    """A settings dataclass from a TOML table; unknown and missing keys raise `UserError` that names them."""
-    if not isinstance(table, dict):
-        raise UserError(f"{where} must be a table, got {table!r}")
-    kinds = get_type_hints(cls)
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(set(table) - set(known))
-    if unknown:
-        raise UserError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(known)}")
-    values = {key: _convert(kinds[key], value, f"{where} {key}") for key, value in table.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:  # a field without default is missing
-        raise UserError(f"{where}: {str(error).split('__init__() ')[-1]}") from error
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-
-
 def parse_config(table: dict[str, Any], name: str = "configuration") -> TrainConfig:
     """A `TrainConfig` from the TOML table; `[[stage]]` is the curriculum, the adapter fits `[base.architecture]`.
 
+    `drop_history = true` takes the history out of every stage and of the adapter.
+
     Raises `UserError` that names the setting.
     """
+    table = dict(table)
     architecture = table.get("base", {}).get("architecture")
     if architecture is None:
         raise UserError(f"{name}: [base.architecture] is missing: width, depth, heads, ...")
+    if table.pop("drop_history", False):
+        table = _without_history(table)
     adapter = {**table.get("adapter", {}), "base": architecture}
     table = {**table, "stages": table.get("stage", []), "adapter": adapter}
     table = {k: v for k, v in table.items() if k not in ("stage", "kind")}  # `kind` tells `svdp train` what to train
-    return _build(TrainConfig, table, name)
+    return build(TrainConfig, table, name)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a table. Raises `UserError` if it is missing or not TOML."""
-    if not path.is_file():
-        raise UserError(f"no such configuration: {path}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
+def _without_history(table: dict[str, Any]) -> dict[str, Any]:
+    """The same run without history: no stage has any, and what branch p trained, d does."""
+    stages = []
+    for stage in table.get("stage", []):
+        branches = dict(stage.get("branches", {}))
+        if "p" in branches:
+            branches["d"] = branches.get("d", BranchProbabilities.d) + branches.pop("p")
+        plain = {k: v for k, v in stage.items() if k != "history_noise"}
+        stages.append({**plain, "history": 0, "branches": branches})
+    return {**table, "stage": stages, "adapter": {**table.get("adapter", {}), "num_history": 0}}
+
+
+def config_from_json(data: dict[str, Any]) -> TrainConfig:
+    """Inverse of `TrainConfig.to_json`; settings that are not in `data` get their defaults. Raises `UserError`."""
+    return build(TrainConfig, data, "saved settings")
 
 
 def load_config(path: str | Path) -> TrainConfig:

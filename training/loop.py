@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..model.flow import add_noise, velocity_target
 from ..model.fusion import Branch
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
-from .config import StageSettings, TrainConfig
+from .config import StageSettings, TrainConfig, config_from_json
 from .dataset import ClipBatch
 from .ema import Ema
 from .loss import draw_sigmas, flow_loss, region_weight_map
@@ -234,6 +234,10 @@ class Trainer:
 def _check_same(saved: dict[str, Any], now: dict[str, Any], path: str) -> None:
     """A run may be resumed with another budget, other logging or its data elsewhere, not with another model or seed."""
     free = {"name", "steps", "minutes", "watch", "info", "compile"}
+    try:
+        saved = config_from_json(saved).to_json()  # settings that are younger than the checkpoint get their defaults
+    except UserError as error:
+        log.debug("%s: %s", path, error)
     saved_json, now_json = _as_lists(saved), _as_lists(now)
     for settings in (saved_json, now_json):
         settings.get("data", {}).pop("root", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,11 +14,7 @@ from PIL import Image, ImageSequence
 from ..errors import MediaError, UserError
 from ..signals.images import load_image
 from ..signals.video import VideoReader
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .tables import read_toml
 
 SPLITS = ("train", "heldout")
 VIDEO_SUFFIXES = (".mp4", ".mpg", ".mov", ".webm", ".mkv", ".avi")
@@ -48,6 +43,7 @@ class DataConfig:
     roots: Mapping[str, str]
     cache: str = ""  # folder for fitted heads and tracks; empty: `cache` beside the shards
     size: int = 128
+    crop_scale: float = 1.9  # side of the crop / size of the face; the adapter must be told the same
     frames: int = 19
     sources: int = 3
     clips_per_shard: int = 40
@@ -60,6 +56,8 @@ class DataConfig:
     def __post_init__(self):
         if self.size % 8:
             raise UserError(f"size must be a multiple of 8, got {self.size}")
+        if self.crop_scale <= 0:
+            raise UserError(f"crop_scale must be above 0, got {self.crop_scale}")
         if self.frames < 1 or self.sources < 1 or self.clips_per_shard < 1:
             raise UserError("frames, sources and clips_per_shard must be at least 1")
         for name in ("clip_share", "plain_share", "swap_share", "reshape_share", "replay_share"):
@@ -81,16 +79,13 @@ class MediaFile:
 
 
 def load_data_config(path: Path, overrides: Mapping[str, Any] | None = None) -> DataConfig:
-    """Read a TOML file like configs/mini-data.toml; relative paths count from the file's folder.
+    """Read a TOML file like configs/mini-data.toml (it may extend another); relative paths count from its folder.
 
     `overrides` replace settings of [data]; its key "roots" is merged into [roots]. Raises UserError.
     """
     if not path.is_file():
         raise UserError(f"no configuration at {path}; see configs/mini-data.toml for one")
-    try:
-        document = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
+    document = read_toml(path)
     overrides = dict(overrides or {})
     roots = document.get("roots", {}) | dict(overrides.pop("roots", {}))
     settings = document.get("data", {}) | overrides

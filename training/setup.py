@@ -91,9 +91,11 @@ def _starting_adapter(path: str, wanted: AdapterConfig) -> Adapter:
     """The adapter of a file, if it is of the form that the configuration asks for."""
     file = load_adapter(path)
     if file.lora:
-        raise UserError(f"{path} has LoRA deltas on its base, which training cannot go on from: start from another file")
+        raise UserError(
+            f"{path} has LoRA deltas on its base, which training cannot go on from: start from another file"
+        )
     found, asked = asdict(file.adapter.config), asdict(wanted)
-    training = ("segment_length", "num_history", "resolution")  # say how it was trained, not what it is made of
+    training = ("segment_length", "num_history", "resolution", "crop_scale")  # say how it was trained, not what it is made of
     different = [k for k in asked if k not in training and found[k] != asked[k]]
     if different:
         pairs = ", ".join(f"{k} {found[k]!r} instead of {asked[k]!r}" for k in different)
