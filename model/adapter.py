@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import AdapterMismatchError
-from .attention import FullVideoAttention, Operations
+from .attention import FullVideoAttention, Operations, zero_init
 from .config import AdapterConfig, BaseArchitecture, adapter_config_from_json
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,7 @@ class Adapter(nn.Module):
             assert isinstance(layer, FullVideoAttention)
             layer.reset_parameters()
         if self.driving_proj is not None:
-            nn.init.zeros_(self.driving_proj.weight)
-            nn.init.zeros_(self.driving_proj.bias)
+            zero_init(self.driving_proj)
         nn.init.zeros_(self.roles)
 
     def role(self, name: str) -> Tensor:
@@ -73,7 +72,7 @@ class Adapter(nn.Module):
 
     def gate(self, block: int, strength: float) -> Tensor | float:
         """How far conditions enter block `block`: a float if it is known to be constant."""
-        return strength if self.condition_gate is None else self.condition_gate[block] * strength
+        return strength if self.condition_gate is None else self.condition_gate[block].float() * strength
 
     def is_closed(self) -> bool:
         """Whether every learned gate is exactly zero, so that conditions cannot enter (an untrained adapter)."""
@@ -110,7 +109,26 @@ def save_adapter(path: Path | str, file: AdapterFile, dtype: torch.dtype = torch
 
 def load_adapter(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> AdapterFile:
     """Read an adapter file. Raises `AdapterMismatchError` if it is not one, is damaged, or is of a newer format."""
-    header, tensors = _read(path)
+    parts = split_adapter(path, *_read(path))
+    adapter = Adapter(parts.config)
+    adapter.load_state_dict({k: v.to(dtype) for k, v in parts.weights.items()})
+    lora = {k: v.to(dtype) for k, v in parts.lora.items()}
+    return AdapterFile(adapter.to(device, dtype), lora, parts.info)
+
+
+@dataclass(frozen=True)
+class AdapterParts:
+    """What an adapter file holds, as it stands there: settings, the module's weights, LoRA deltas, free metadata."""
+
+    config: AdapterConfig
+    weights: dict[str, Tensor]
+    lora: dict[str, Tensor]
+    info: dict[str, Any]
+
+
+def split_adapter(path: Path | str, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> AdapterParts:
+    """Check and take apart a file that the host has read. Raises `AdapterMismatchError` naming `path` and what is
+    wrong: not an adapter, of a newer format, or tensors that its header does not speak of."""
     if "svdp.config" not in header:
         raise AdapterMismatchError(f"{path} is not an SVDP adapter: its header has no svdp.config")
     version = int(header.get("svdp.format", "0"))
@@ -118,12 +136,11 @@ def load_adapter(path: Path | str, dtype: torch.dtype = torch.float32, device: s
         raise AdapterMismatchError(
             f"{path} has adapter format {version}; this version reads up to {FORMAT_VERSION}: update"
         )
-    adapter = Adapter(adapter_config_from_json(json.loads(header["svdp.config"])))
-    lora = {k.removeprefix(LORA_PREFIX): v.to(dtype) for k, v in tensors.items() if k.startswith(LORA_PREFIX)}
-    own = {k: v.to(dtype) for k, v in tensors.items() if not k.startswith(LORA_PREFIX)}
-    _check_tensors(path, adapter.state_dict(), own)
-    adapter.load_state_dict(own)
-    return AdapterFile(adapter.to(device, dtype), lora, json.loads(header.get("svdp.info", "{}")))
+    config = adapter_config_from_json(json.loads(header["svdp.config"]))
+    lora = {k.removeprefix(LORA_PREFIX): v for k, v in tensors.items() if k.startswith(LORA_PREFIX)}
+    own = {k: v for k, v in tensors.items() if not k.startswith(LORA_PREFIX)}
+    _check_tensors(path, Adapter(config, device="meta").state_dict(), own)
+    return AdapterParts(config, own, lora, json.loads(header.get("svdp.info", "{}")))
 
 
 def _read(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -120,7 +120,7 @@ def _blend(q: Tensor, k: Tensor, v: Tensor, full: Tensor, gate: Tensor | float) 
     if isinstance(gate, float) and gate == 1.0:
         return full
     base = attend(q, k, v)
-    return base + (gate.to(base.dtype) if isinstance(gate, Tensor) else gate) * (full - base)
+    return base + (gate.to(base) if isinstance(gate, Tensor) else gate) * (full - base)
 
 
 def rotary(x_MhTNd: Tensor, frames_T: Tensor, theta: float) -> Tensor:
@@ -149,6 +149,12 @@ class Operations:
     RMSNorm = RMSNorm
 
 
+def zero_init(layer: nn.Module) -> None:
+    """Fill a layer's parameters with zeros; a host's layer may have none before its weights are loaded."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class FullVideoAttention(nn.Module):
     """Every token of z attends to all tokens of all frames of the segment and of the history (paper, full-video
     attention). Pre-norm residual branch with an output projection that is zero at start.
@@ -171,8 +177,7 @@ class FullVideoAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start as the identity: the output projection is zero."""
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
+        zero_init(self.to_out)
 
     def _heads(self, x_BTND: Tensor) -> Tensor:
         return rearrange(x_BTND, "b t n (h d) -> b h t n d", h=self.heads)

@@ -134,11 +134,14 @@ def _history(tail: Tensor | None, segment: Segment, cfg: SamplingConfig) -> Tens
     if not segment.num_history or tail is None:
         return None
     past = tail[-segment.num_history :]
-    if cfg.history_noise:
-        frames = range(segment.start - len(past), segment.start)
-        noise = frame_noise(frames, tuple(past.shape[1:]), cfg.seed + 1).to(past)
-        past = (1 - cfg.history_noise) * past + cfg.history_noise * noise
-    return past
+    return noisy_history(past, segment.start, cfg.history_noise, cfg.seed) if cfg.history_noise else past
+
+
+def noisy_history(past_HCHW: Tensor, start: int, amount: float, seed: int) -> Tensor:
+    """History frames, the last of which is frame `start` - 1, with `amount` of noise: a function of (seed, frame)."""
+    frames = range(start - len(past_HCHW), start)
+    noise = frame_noise(frames, tuple(past_HCHW.shape[1:]), seed + 1).to(past_HCHW)
+    return (1 - amount) * past_HCHW + amount * noise
 
 
 class FusedVelocity:

@@ -82,6 +82,23 @@ class Streams:
             return Streams(source=self.source, source_tokens=self.source_tokens)
         return replace(self, history=None) if branch == "d" else self
 
+    def of_frames(self, frames: Sequence[int]) -> Streams:
+        """Streams of some of a single clip's frames; history only reaches frames that follow it at once."""
+        if self.driving is None and self.aligned is None and self.driving_tokens is None:
+            return self if frames[0] == 0 else replace(self, history=None)
+        per_block = self.driving[0][0] if self.driving is not None else None
+        of = next(d for d in (self.aligned, self.driving_tokens, per_block) if d is not None)
+        if list(frames) == list(range(len(of))):
+            return self
+        index = torch.tensor(list(frames), device=of.device)
+        return replace(
+            self,
+            driving=[(k[index], v[index]) for k, v in self.driving] if self.driving is not None else None,
+            aligned=self.aligned[index] if self.aligned is not None else None,
+            driving_tokens=self.driving_tokens[index] if self.driving_tokens is not None else None,
+            history=self.history if frames[0] == 0 else None,
+        )
+
     @property
     def has_image_conditions(self) -> bool:
         """Whether z attends to anything but itself and the text."""
@@ -96,7 +113,7 @@ def _positions(host: Host, latents: Tensor, place: Place) -> Tensor:
 def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Place, role: str) -> Tensor:
     """Tokens (M, N, D) of latents with the positions of their place and their role embedding."""
     x = host.embed(latents_MCHW)
-    return x + _positions(host, latents_MCHW, place).to(x.dtype) + adapter.role(role).to(x.dtype)
+    return x + _positions(host, latents_MCHW, place).to(x) + adapter.role(role).to(x)
 
 
 def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams:
@@ -158,7 +175,7 @@ def prefill(host: Host, adapter: Adapter, conditions: Conditions, source: Stream
 
 
 def _clean_modulation(host: Host, adapter: Adapter, like: Tensor) -> Tensor:
-    pooled = adapter.pooled.to(like.dtype)[None]
+    pooled = adapter.pooled.to(like)[None]
     return host.modulation(torch.zeros(1, device=like.device), pooled)
 
 
@@ -196,7 +213,7 @@ class BlockRunner:
 
     def start(self, x_MND: Tensor) -> tuple[Tensor, Tensor | None]:
         """Before block 0: role of the noise and the aligned driver, scaled by the strength; and the side tokens."""
-        x = x_MND + (self.adapter.role("noise") * self.strength).to(x_MND.dtype)
+        x = x_MND + self.adapter.role("noise").to(x_MND) * self.strength
         if self.streams.aligned is not None:
             x = x + self.streams.aligned.to(x.dtype) * self.strength
         return x, self._side_tokens()

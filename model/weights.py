@@ -114,6 +114,22 @@ def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+def native_layer(name: str) -> tuple[str, int | None]:
+    """Native layer of a diffusers layer; the number is its third (q 0, k 1, v 2) where the native one joins three.
+
+    Raises `UserError` if an SD3-family transformer has no such layer, or one whose weight is not simply renamed.
+    """
+    match = re.match(r"transformer_blocks\.(\d+)\.", name)
+    block = match.group(1) if match else ""
+    stem = name.replace(f".{block}.", ".{}.", 1) if match else name
+    if stem in _PLAIN:
+        return _PLAIN[stem].format(block), None
+    for native, parts in _FUSED.items():
+        if stem in parts:
+            return native.format(block), parts.index(stem)
+    raise UserError(f"an SD3-family transformer has no layer {name} that could be adapted")
+
+
 def architecture_of(native: Mapping[str, Tensor]) -> BaseArchitecture:
     """Read the shape of the base from native tensors. Raises `UserError` if a needed tensor is missing."""
     try:

@@ -46,6 +46,9 @@ HOSTS = {
     "model/hosts/diffusers.py": "diffusers",
     "model/hosts/diffusers_vae.py": "diffusers",
     "model/hosts/comfy.py": "comfy",
+    "model/hosts/comfy_blocks.py": "comfy",
+    "model/hosts/comfy_guider.py": "comfy",
+    "model/hosts/comfy_sampling.py": "comfy",
 }
 HOST_LIBRARIES = frozenset({"diffusers", "comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes"})
 

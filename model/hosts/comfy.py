@@ -1,0 +1,360 @@
+"""ComfyUI host: an adapter on a MODEL, and the forward pass with a segment's conditions.
+
+Everything hangs on a clone of the MODEL: keyed wrappers, an additional model for the adapter's weights, an attachment
+with its settings, LoRA deltas as patches. Blocks are replaced for the time of a forward pass alone, around whoever
+owns them then, so that the order of nodes does not matter.
+"""
+
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.ops
+import comfy.utils
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...errors import AdapterMismatchError, UserError
+from ..adapter import Adapter, check_base, log_size, split_adapter
+from ..config import AdapterConfig
+from ..fusion import BRANCHES, Branch
+from ..streams import BlockRunner, Conditions, Streams, prefill
+from ..weights import native_layer
+from .comfy_blocks import ComfyHost, OriginalBlock, architecture_of_mmdit, mmdit_of
+
+log = logging.getLogger(__name__)
+
+KEY = "svdp"
+ROWS = "svdp_rows"  # conditioning key: for every row of the batch (branch, frame)
+_OPTIONS_ARGUMENT = 5  # place of transformer_options among apply_model's arguments
+_KEPT_SHARE = 0.25  # assumed share of driving tokens that are kept, for the memory estimate
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter file as ComfyUI holds it: weights in a patcher of their own, LoRA deltas, free metadata."""
+
+    name: str
+    patcher: Any
+    config: AdapterConfig
+    lora: dict[str, Tensor] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply_adapter` left on a MODEL, beside the weights."""
+
+    name: str
+    config: AdapterConfig
+    strength: float
+    info: dict[str, Any]
+
+
+def load_adapter(path: str, name: str) -> LoadedAdapter:
+    """Read an adapter file by ComfyUI's own loader. Raises `AdapterMismatchError` if it is not one."""
+    tensors, header = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    parts = split_adapter(name, header or {}, tensors)
+    return LoadedAdapter(name, adapter_patcher(path, parts.config), parts.config, parts.lora, parts.info)
+
+
+def adapter_patcher(path: str, config: AdapterConfig, disable_dynamic: bool = False) -> Any:
+    """The adapter's module, made of ComfyUI's casting layers, in a patcher that ComfyUI may load, offload or copy."""
+    tensors, header = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    weights = split_adapter(path, header or {}, tensors).weights
+    dtype = comfy.utils.weight_dtype(weights) or torch.float32
+    offload = comfy.model_management.unet_offload_device()
+    module = Adapter(config, operations=comfy.ops.manual_cast, device=offload, dtype=dtype)
+    kind = comfy.model_patcher.ModelPatcher
+    if not disable_dynamic:
+        kind = getattr(comfy.model_patcher, "CoreModelPatcher", kind)
+    patcher = kind(module, load_device=comfy.model_management.get_torch_device(), offload_device=offload)
+    is_dynamic = getattr(patcher, "is_dynamic", lambda: False)()
+    module.load_state_dict(weights, assign=is_dynamic)
+    module.requires_grad_(False).train(False)
+    patcher.cached_patcher_init = (adapter_patcher, (path, config))
+    return patcher
+
+
+def apply_adapter(model: Any, adapter: LoadedAdapter, strength: float = 1.0, shift: float | None = None) -> Any:
+    """A clone of MODEL with the adapter on it; at strength 0 it gives the base's output bit for bit.
+
+    `shift`: sigma shift of the schedule, None: as it is. Raises `AdapterMismatchError` for another family of models or
+    another architecture than the adapter was made for, naming both.
+    """
+    base = architecture_of_mmdit(mmdit_of(model))
+    check_base(adapter.config, base)
+    clone = model.clone()
+    if clone.get_attachment(KEY) is not None:
+        log.warning("an SVDP adapter was on this model already: %s takes its place", adapter.name)
+    clone.set_attachments(KEY, Applied(adapter.name, adapter.config, strength, adapter.info))
+    clone.set_additional_models(KEY, [adapter.patcher])
+    for kind, wrapper in ((WrappersMP.APPLY_MODEL, _apply_model), (WrappersMP.PREPARE_SAMPLING, _prepare_sampling)):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    if strength:
+        _add_lora(clone, adapter, strength)
+    if shift is not None:
+        clone.add_object_patch("model_sampling", _flow_sampling(model, shift))
+    size = sum(p.numel() for p in model.model.diffusion_model.parameters())
+    log_size(adapter.config, adapter.patcher.model.num_parameters(), size)
+    return clone
+
+
+def applied_to(model: Any) -> Applied:
+    """What is applied to MODEL. Raises `UserError` if nothing is."""
+    applied = model.get_attachment(KEY)
+    if applied is None:
+        raise UserError("no SVDP adapter is applied to this model: put Apply SVDP between the model and this node")
+    return applied
+
+
+def adapter_of(model: Any) -> Adapter:
+    """The adapter's module on MODEL (a patcher that `apply_adapter` made, or a clone of it)."""
+    return model.get_additional_models_with_key(KEY)[0].model
+
+
+def _add_lora(clone: Any, adapter: LoadedAdapter, strength: float) -> None:
+    """LoRA deltas on the base's layers, as ComfyUI's own weight patches."""
+    if not adapter.lora:
+        return
+    names = sorted({k.rsplit(".", 2)[0] for k in adapter.lora})
+    targets: dict[str, Any] = {}
+    for name in names:
+        native, third = native_layer(name)
+        key = f"diffusion_model.{native}.weight"
+        width = adapter.config.base.width
+        targets[name] = key if third is None else (key, (0, third * width, width))
+    renamed = {
+        k.removesuffix(".A.weight") + ".lora_A.weight"
+        if k.endswith(".A.weight")
+        else k.removesuffix(".B.weight") + ".lora_B.weight": v
+        for k, v in adapter.lora.items()
+    }
+    patches = comfy.lora.load_lora(renamed, targets)
+    taken = set(clone.add_patches(patches, strength))
+    missed = [n for n in names if targets[n] not in taken]
+    if missed:
+        raise AdapterMismatchError(f"the adapter's LoRA names layer {missed[0]}, which the base model lacks")
+
+
+def _flow_sampling(model: Any, shift: float) -> Any:
+    """Rectified flow with another sigma shift, as ComfyUI's own node for SD3 sets it."""
+
+    class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+        pass
+
+    sampling = Flow(model.model.model_config)
+    sampling.set_parameters(shift=shift)
+    return sampling
+
+
+# --- the segment that is being sampled ---
+
+
+class SegmentState:
+    """Conditions of the segment being sampled (latents as the transformer sees them), and their streams once made.
+
+    `sources` keeps the source's streams over the segments of a run: they depend on nothing else.
+    """
+
+    def __init__(self, conditions: Conditions, sources: dict[Any, Streams] | None = None) -> None:
+        self.conditions = conditions
+        self.sources = {} if sources is None else sources
+        self._streams: dict[Any, Streams] = {}
+
+    def streams(self, host: ComfyHost, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Streams:
+        """Streams on `device`, made at the first call."""
+        key = (device, dtype)
+        if key not in self._streams:
+            on_device = _to(self.conditions, device, dtype)
+            with torch.no_grad():
+                self._streams[key] = prefill(host, adapter, on_device, self.sources.get(key))
+            self.sources[key] = self._streams[key].branch("s")
+        return self._streams[key]
+
+    def check_size(self, latents_MCHW: Tensor) -> None:
+        """Raise `UserError` if the latents being made are not of the conditions' size."""
+        assert self.conditions.source is not None
+        want, got = tuple(self.conditions.source.shape[-2:]), tuple(latents_MCHW.shape[-2:])
+        if want != got:
+            raise UserError(
+                f"latents of {got[1]} x {got[0]} are sampled, but the signals are {want[1]} x {want[0]}: use pictures "
+                "of one size, and masks rather than areas in the conditioning"
+            )
+
+
+def _to(conditions: Conditions, device: torch.device, dtype: torch.dtype) -> Conditions:
+    def moved(t: Tensor | None) -> Tensor | None:
+        return t if t is None else t.to(device, dtype)
+
+    index = conditions.driving_index
+    return Conditions(
+        source=moved(conditions.source),
+        driving=moved(conditions.driving),
+        driving_index=None if index is None else index.to(device),
+        driving_strength=moved(conditions.driving_strength),
+        history=moved(conditions.history),
+    )
+
+
+@dataclass
+class _Chunk:
+    """Rows of the batch that are one branch of one clip, and how far they have come."""
+
+    rows: slice
+    label: dict[str, Any]  # transformer options that are per chunk
+    runner: BlockRunner
+    side: Tensor | None = None
+
+
+class ConditionedForward:
+    """One forward pass of the base with conditions: replaces every block, around its owner of the moment."""
+
+    def __init__(self, host: ComfyHost, chunks: Sequence[_Chunk]) -> None:
+        self.host, self.chunks = host, chunks
+
+    def options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the transformer options with every block replaced."""
+        patches = dict(options.get("patches_replace", {}))
+        owners = patches.get("dit", {})
+        ours = {("double_block", i): self._replacement(i, owners) for i in range(len(self.host.blocks))}
+        patches["dit"] = {**owners, **ours}
+        return {**options, "patches_replace": patches}
+
+    def _replacement(self, index: int, owners: dict[Any, Any]) -> Any:
+        owner = owners.get(("double_block", index))
+
+        def replacement(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+            original = extra["original_block"]
+            if index == 0:
+                args = {**args, "img": self._start(args["img"])}
+            if owner is None:
+                return self._block(index, args, original)
+            return owner(args, {**extra, "original_block": lambda a: self._block(index, a, original)})
+
+        return replacement
+
+    def _start(self, img: Tensor) -> Tensor:
+        parts = []
+        for chunk in self.chunks:
+            x, chunk.side = chunk.runner.start(img[chunk.rows])
+            parts.append(x)
+        return _joined(parts)
+
+    def _block(self, index: int, args: dict[str, Any], original: OriginalBlock) -> dict[str, Any]:
+        block = self.host.comfy_blocks[index]
+        block.original = original
+        images, texts = [], []
+        for chunk in self.chunks:
+            block.options = {**args["transformer_options"], **chunk.label}
+            img, txt, vec = (args[n][chunk.rows] for n in ("img", "txt", "vec"))
+            x, chunk.side, t = chunk.runner.block(index, img, chunk.side, txt, vec)
+            images.append(x)
+            texts.append(t)
+        return {**args, "img": _joined(images), "txt": _joined(texts)}
+
+
+def _joined(parts: list[Any]) -> Any:
+    """One batch again; None (the last block's text) stays None."""
+    if len(parts) == 1 or any(p is None for p in parts):
+        return parts[0]
+    return torch.cat(parts)
+
+
+def _chunks(
+    host: ComfyHost, adapter: Adapter, applied: Applied, streams: Streams, options: dict[str, Any], rows: Tensor
+) -> list[_Chunk]:
+    labels = options.get("cond_or_uncond") or [0]
+    size = len(rows) // len(labels)
+    table = rows.tolist()
+    result = []
+    for n, label in enumerate(labels):
+        part = table[n * size : (n + 1) * size]
+        branch: Branch = BRANCHES[int(part[0][0])]
+        seen = streams.branch(branch).of_frames([int(frame) for _, frame in part])
+        runner = BlockRunner(host, adapter, seen, size, applied.strength)
+        own = {"cond_or_uncond": [label], "uuids": options["uuids"][n : n + 1]} if "uuids" in options else {}
+        result.append(_Chunk(slice(n * size, (n + 1) * size), own, runner))
+    return result
+
+
+def branch_rows(branch: Branch, num_frames: int) -> Tensor:
+    """Value of the conditioning key `ROWS` for a branch, (F, 2): batching, splitting and context windows keep each
+    row's own numbers, so a forward pass needs to assume nothing about how the branches were put together."""
+    frames = torch.arange(num_frames)
+    return torch.stack([torch.full_like(frames, BRANCHES.index(branch)), frames], 1)
+
+
+def _plain_rows(count: int, options: dict[str, Any]) -> Tensor:
+    """Rows of a sampler that knows nothing of signals: all frames of the batch are one clip, nothing conditions it."""
+    chunks = len(options.get("cond_or_uncond") or [0])
+    return branch_rows("u", count // chunks).repeat(chunks, 1)
+
+
+# --- wrappers ---
+
+
+def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """APPLY_MODEL: the base's forward with our blocks around it."""
+    rows = kwargs.pop(ROWS, None)
+    options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[_OPTIONS_ARGUMENT]
+    model, x = executor.class_obj, args[0]
+    patcher = model.current_patcher
+    applied = patcher.get_attachment(KEY) if patcher is not None else None
+    if applied is None or applied.strength == 0:
+        return executor(*args, **kwargs)
+    host, adapter = ComfyHost(model.diffusion_model), adapter_of(patcher)
+    state: SegmentState | None = options.get(KEY)
+    streams = Streams()
+    if state is not None:
+        state.check_size(x)
+        streams = state.streams(host, adapter, x.device, model.get_dtype_inference())
+    if rows is None or state is None:
+        rows = _plain_rows(len(x), options)
+    forward = ConditionedForward(host, _chunks(host, adapter, applied, streams, options, rows))
+    options = forward.options(options)
+    if "transformer_options" in kwargs:
+        kwargs["transformer_options"] = options
+    else:
+        args = (*args[:_OPTIONS_ARGUMENT], options, *args[_OPTIONS_ARGUMENT + 1 :])
+    return executor(*args, **kwargs)
+
+
+def _prepare_sampling(executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+    """PREPARE_SAMPLING: ask for room for streams and full-video attention too, as more pictures of the same size."""
+    applied = model.get_attachment(KEY)
+    if applied is not None and applied.strength:
+        one = max(1.0, model.model.memory_required([1, *noise_shape[1:]]))
+        itemsize = torch.empty((), dtype=model.model.get_dtype_inference()).element_size()
+        extra = math.ceil(extra_bytes(applied.config, noise_shape, itemsize) / one)
+        noise_shape = [noise_shape[0] + extra, *noise_shape[1:]]
+    return executor(model, noise_shape, *args, **kwargs)
+
+
+def extra_bytes(config: AdapterConfig, noise_shape: Sequence[int], itemsize: int) -> float:
+    """Estimate of what the method needs beside the base's own forward, for noise (F, C, H, W): keys and values that
+    are kept (source, kept driving tokens, history), and the largest tensors of a block at work."""
+    base, frames = config.base, noise_shape[0]
+    tokens = math.ceil(noise_shape[-2] / base.patch) * math.ceil(noise_shape[-1] / base.patch)
+    kept = _KEPT_SHARE * tokens if config.uses_tokens else 0.0
+    history = 2 * len(config.blocks_with_video) * config.num_history * tokens * config.inner_width
+    aligned = frames * tokens * base.width if config.uses_aligned else 0
+    video = 6 * frames * tokens * config.inner_width + 2 * config.num_history * tokens * config.inner_width
+    side = tokens + kept  # beside each frame's own tokens in a block
+    if config.conditioning == "joint":
+        streams, work = (tokens + frames * kept) * base.width, 12 * frames * side * base.width
+    else:
+        streams, work = 2 * base.depth * (tokens + frames * kept) * base.width, 2 * frames * side * base.width
+    return itemsize * (streams + history + aligned + video + work)

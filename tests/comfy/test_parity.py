@@ -1,0 +1,90 @@
+"""The same base, adapter, inputs and seed give the same latents through ComfyUI and through the diffusers host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from svdp.model.autoencoder import SD3_SCALE, SD3_SHIFT
+from svdp.model.config import FusionConfig, SegmentConfig
+
+from .conftest import FRAMES, HISTORY, SEED, load_model, make_signals, write_adapter
+
+TOLERANCE = 1e-4  # of the signal's range
+FULL = FusionConfig(source=2.0, driving=2.5, history=1.3)  # every branch has a coefficient
+
+
+def through_diffusers(base, adapter, signals, segments, fusion, steps, shift, history_noise=0.0):
+    from svdp.model.adapter import load_adapter
+    from svdp.model.hosts.diffusers import Denoiser, load_transformer, merge_lora
+    from svdp.model.sampling import SamplingConfig, SegmentSignals, generate
+    from svdp.model.segments import plan_segments
+
+    file = load_adapter(adapter)
+    denoiser = Denoiser(load_transformer(base), file.adapter).train(False)
+    merge_lora(denoiser.transformer, file.lora)
+
+    def scaled(raw):
+        return (raw - SD3_SHIFT) * SD3_SCALE
+
+    results = generate(
+        denoiser,
+        scaled(signals.source)[0],
+        lambda s: SegmentSignals(scaled(signals.driving[s.start : s.stop]), signals.masks[s.start : s.stop]),
+        plan_segments(signals.num_frames, segments),
+        SamplingConfig(steps=steps, shift=shift, seed=SEED, fusion=fusion, history_noise=history_noise),
+    )
+    parts = list(results)
+    branches = tuple(p.branches for p in parts)
+    return torch.cat([p.latents for p in parts]) / SD3_SCALE + SD3_SHIFT, branches
+
+
+def through_comfy(base, adapter, signals, segments, fusion, steps, shift, noise, sampler, history_noise=0.0):
+    from svdp.model.flow import sigma_schedule
+    from svdp.model.hosts.comfy import apply_adapter, load_adapter
+    from svdp.model.hosts.comfy_guider import SVDPGuider
+    from svdp.model.hosts.comfy_sampling import sample_video
+
+    model = apply_adapter(load_model(base), load_adapter(str(adapter), adapter.name), shift=shift)
+    guider = SVDPGuider(model, signals, fusion)
+    result = sample_video(guider, noise, sampler, sigma_schedule(steps, shift), segments, history_noise)
+    return result.latents, tuple(r.branches for r in result.reports)
+
+
+def assert_equal_video(ours, theirs):
+    assert ours.shape == theirs.shape
+    difference = (ours - theirs).abs().max() / (theirs.max() - theirs.min())
+    assert difference <= TOLERANCE, f"difference {difference:.2e} of the range"
+
+
+@pytest.mark.parametrize("conditioning", ["cached", "joint"])
+@pytest.mark.parametrize("gate", ["learned", "open"])
+def test_both_hosts_make_the_same_video(conditioning, gate, base_path, tmp_path, random_noise, euler):
+    adapter = write_adapter(tmp_path / "a.safetensors", conditioning=conditioning, gate=gate, lora=True)
+    video = make_signals(2 * FRAMES + 1)  # three segments, the last one short
+    segments = SegmentConfig(length=FRAMES, num_history=HISTORY)
+    theirs, branches = through_diffusers(base_path, adapter, video, segments, FULL, 3, 3.0, 0.1)
+    ours, ours_branches = through_comfy(
+        base_path, adapter, video, segments, FULL, 3, 3.0, random_noise, euler, history_noise=0.1
+    )
+    assert branches[1] and set(branches[1]) == set(ours_branches[1]) == {"u", "s", "d", "p"}
+    assert_equal_video(ours, theirs)
+
+
+@pytest.mark.parametrize("driving", ["tokens", "aligned"])
+def test_each_form_of_driving_is_the_same(driving, base_path, tmp_path, random_noise, euler):
+    adapter = write_adapter(tmp_path / "a.safetensors", driving=driving)
+    fusion = replace(FULL, eyes=0.4, mouth=1.5, source_range=(0.0, 0.6), driving_range=(0.2, 1.0))
+    segments, video = SegmentConfig(length=FRAMES, num_history=HISTORY), make_signals(FRAMES + 2)
+    theirs, _ = through_diffusers(base_path, adapter, video, segments, fusion, 3, 2.0)
+    ours, _ = through_comfy(base_path, adapter, video, segments, fusion, 3, 2.0, random_noise, euler)
+    assert_equal_video(ours, theirs)
+
+
+def test_the_bundled_model_is_the_same(assets_dir, random_noise, euler):
+    base, adapter = assets_dir / "mini_base.safetensors", assets_dir / "mini_adapter.safetensors"
+    video, segments = make_signals(6, side=16), SegmentConfig(length=4, num_history=3)
+    theirs, _ = through_diffusers(base, adapter, video, segments, FULL, 2, 1.5)
+    ours, _ = through_comfy(base, adapter, video, segments, FULL, 2, 1.5, random_noise, euler)
+    assert_equal_video(ours, theirs)
