@@ -72,8 +72,8 @@ def mask_frame(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     For faces that no detector finds: the mask covers the face, so its box stands for it. Frames without any mark are
     interpolated. Raises NoFaceError if no frame has one.
     """
-    marked = masks > (127 if masks.dtype == np.uint8 else 0.5)
-    present = marked.any(axis=(1, 2))
+    marked: np.ndarray = np.greater(masks, 127 if masks.dtype == np.uint8 else 0.5)
+    present: np.ndarray = np.asarray(marked.any(axis=(1, 2)))
     if not present.any():
         raise NoFaceError("the mask is empty in every frame: mark the face in it")
     boxes = np.stack([_box(m) if there else np.zeros(4) for m, there in zip(marked, present, strict=True)])

@@ -1,8 +1,8 @@
 """Face landmarks that something else has found, as ComfyUI's own nodes give them, turned into a track.
 
 The form (FACE_LANDMARKS): {"frames": a list of faces for each frame, "image_size": (height, width)}; a face has
-"landmarks_xy" (478, 2) in pixels, "landmarks_3d" (478, 3) in units of the landmark model, "blendshapes" by name and, from
-the detector, "transformation_matrix" (4, 4). The points are those of the same face mesh as `detector`'s.
+"landmarks_xy" (478, 2) in pixels, "landmarks_3d" (478, 3) in units of the landmark model, "blendshapes" by name and,
+from the detector, "transformation_matrix" (4, 4). The points are those of the same face mesh as `detector`'s.
 """
 
 from __future__ import annotations

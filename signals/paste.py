@@ -9,13 +9,19 @@ GAIN_LIMITS = (0.8, 1.25)  # contrast is matched within these
 
 
 def paste_back(
-    full: np.ndarray, crop: np.ndarray, affine: np.ndarray, feather: float = 0.1, colour_match: bool = True
+    full: np.ndarray,
+    crop: np.ndarray,
+    affine: np.ndarray,
+    feather: float = 0.1,
+    colour_match: bool = True,
+    keep: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Undo a crop: `crop` (size, size, 3) uint8 goes where `affine` (2, 3) took it from in `full` (H, W, 3) uint8.
 
     The crop may have been enlarged or made smaller meanwhile: `scaled_affine`. feather: width of the soft edge as a
     share of the crop's side, 0 for a hard one. colour_match: the crop's edge strip
-    is given the mean and contrast of the picture below it, channel by channel. Returns a new picture and the mask used,
+    is given the mean and contrast of the picture below it, channel by channel. keep: (size, size) uint8, 255 where the
+    crop is to be seen at all. Returns a new picture and the mask used,
     (H, W) uint8 with 255 where only the crop is seen.
     """
     if not 0 <= feather <= 0.5:
@@ -29,7 +35,7 @@ def paste_back(
     pasted = resample(crop, _inverse(affine, columns.start, rows.start), below.shape[:2]).astype(np.float32)
     if colour_match:
         pasted = _match_colours(pasted, below, (inside > 0) & (inside < RING))
-    mask[rows, columns] = np.round(255 * _ramp(inside, feather))
+    mask[rows, columns] = np.round(255 * _ramp(inside, feather) * _kept(keep, affine, rows, columns))
     alpha = mask[rows, columns, None] / np.float32(255)
     result[rows, columns] = np.round(below + alpha * (np.clip(pasted, 0, 255) - below)).astype(np.uint8)
     return result, mask
@@ -70,6 +76,14 @@ def _ramp(inside: np.ndarray, feather: float) -> np.ndarray:
         return (inside >= 0).astype(np.float32)
     share = np.clip(inside / feather, 0, 1)
     return share * share * (3 - 2 * share)
+
+
+def _kept(keep: np.ndarray | None, affine: np.ndarray, rows: slice, columns: slice) -> np.ndarray | float:
+    """`keep` laid over the covered part of the picture, 0 to 1."""
+    if keep is None:
+        return 1.0
+    size_hw = (rows.stop - rows.start, columns.stop - columns.start)
+    return resample(keep, _inverse(affine, columns.start, rows.start), size_hw).astype(np.float32) / 255
 
 
 def _match_colours(pasted: np.ndarray, below: np.ndarray, ring: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ def _rule(layers: str, libraries: frozenset[str] = frozenset()) -> Rule:
 
 
 RULES = {
-    "": _rule("errors"),
+    "": _rule("errors nodes"),  # the root asks for the nodes inside a function
     "model": _rule("model errors", TORCH),
     "model.hosts": _rule("model model.hosts errors", TORCH),
     "signals": _rule("signals errors", MEDIA | {"mediapipe"}),

@@ -1,0 +1,43 @@
+"""A portrait and a driving clip to begin with: the bundled ones, so that a first workflow runs as it is."""
+
+from comfy_api.latest import InputImpl, io
+
+from .folders import EXAMPLES
+from .types import CATEGORY
+
+PORTRAITS = {"fair hair": "source.jpg", "dark hair": "source2.jpg"}
+CLIPS = {"woman talking": "driving.mp4", "man talking": "driving2.mp4"}
+
+
+class SVDPExampleMedia(io.ComfyNode):
+    """The bundled portraits and clips."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SVDPExampleMedia",
+            display_name="Example Media (SVDP)",
+            category=CATEGORY,
+            description="A bundled portrait and driving clip of generated people, so that a first workflow runs "
+            "without any file of your own. Put Load Image and Load Video in its place afterwards.",
+            search_aliases=["svdp", "sample portrait", "test clip", "demo media"],
+            inputs=[
+                io.Combo.Input("portrait", options=list(PORTRAITS), tooltip="Which bundled portrait to animate."),
+                io.Combo.Input("clip", options=list(CLIPS), tooltip="Which bundled clip drives it; both have sound."),
+            ],
+            outputs=[
+                io.Image.Output("portrait_image", display_name="portrait", tooltip="The portrait, one image."),
+                io.Video.Output("driving_video", display_name="driving video", tooltip="The clip with its sound."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, portrait, clip) -> io.NodeOutput:
+        from ..signals.images import load_image
+        from .media import to_image
+
+        picture = load_image(EXAMPLES / PORTRAITS[portrait])
+        return io.NodeOutput(to_image(picture[None]), InputImpl.VideoFromFile(str(EXAMPLES / CLIPS[clip])))
+
+
+NODES = [SVDPExampleMedia]

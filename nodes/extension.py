@@ -1,0 +1,20 @@
+"""All nodes, and the folders in which ComfyUI's own loaders find the bundled model."""
+
+from comfy_api.latest import ComfyExtension
+
+from . import examples, signals
+from .folders import register_folders
+
+MODULES = (examples, signals)
+
+
+class SVDPExtension(ComfyExtension):
+    """What ComfyUI gets from this package."""
+
+    async def on_load(self) -> None:
+        """Called once, before the lists of files are read."""
+        register_folders()
+
+    async def get_node_list(self) -> list:
+        """Node classes in the order of the documentation."""
+        return [node for module in MODULES for node in module.NODES]

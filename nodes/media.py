@@ -1,0 +1,86 @@
+"""Between ComfyUI's tensors and the layers below: IMAGE is (N, H, W, 3) float32 in [0, 1], MASK (N, H, W)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+class Progress:
+    """The node's progress bar; every step is also the moment at which a pressed Cancel takes effect."""
+
+    def __init__(self, total: int) -> None:
+        self._bar = comfy.utils.ProgressBar(max(total, 1))
+
+    def __call__(self, *_: Any) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._bar.update(1)
+
+
+def frames_of(images: Tensor, progress: Progress | None = None) -> Iterator[np.ndarray]:
+    """RGB uint8 (H, W, 3), one by one; transparency is dropped."""
+    for image in images:
+        if progress is not None:
+            progress()
+        yield to_uint8(image)
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """An IMAGE, or one frame of it, as RGB uint8."""
+    return (image[..., :3].float() * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous().numpy()
+
+
+def to_image(frames: np.ndarray) -> Tensor:
+    """RGB uint8 (N, H, W, 3) as IMAGE."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).float() / 255
+
+
+def to_mask(masks: np.ndarray) -> Tensor:
+    """uint8 (N, H, W) as MASK."""
+    return torch.from_numpy(np.ascontiguousarray(masks)).float() / 255
+
+
+def mask_to_uint8(mask: Tensor, num_frames: int, size_hw: tuple[int, int]) -> np.ndarray:
+    """A MASK as uint8 (N, H, W): a single one is repeated, another size scaled. UserError for another number."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+    if len(mask) not in (1, num_frames):
+        raise UserError(f"{num_frames} images but {len(mask)} masks: give one for all, or one for each image")
+    if tuple(mask.shape[1:]) != size_hw:
+        mask = torch.nn.functional.interpolate(mask[:, None], size_hw, mode="bilinear")[:, 0]
+    return (mask.expand(num_frames, *size_hw) * 255).round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
+
+
+def video_file(video: Any) -> Path:
+    """The file behind a VIDEO; one that is in memory alone, or a part of a file, is written to the temp folder."""
+    source = video.get_stream_source()
+    if isinstance(source, str) and _is_whole(video, source):
+        return Path(source)
+    path = temporary_file(".mp4")
+    video.save_to(str(path))
+    return path
+
+
+def temporary_file(ending: str) -> Path:
+    """A new name in ComfyUI's temp folder, which it empties when it starts."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="svdp_", suffix=ending, delete=False) as file:
+        return Path(file.name)
+
+
+def _is_whole(video: Any, path: str) -> bool:
+    try:
+        return abs(video.get_duration() - type(video)(path).get_duration()) < 1e-3
+    except (ValueError, TypeError):  # a duration is not known, or another pack's kind of VIDEO
+        return False
