@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import NoFaceError
 from ..signals.track import BLENDSHAPES, FaceTrack, track_faces
+from .bootstrap import mean_score
 from .correlation import correlate
 from .score import Score
 
@@ -65,7 +66,9 @@ class Redetection:
     faces: float  # share of the result's frames in which a face was detected, 0 to 1
     driver_faces: float  # the same of the driver
     correlations: dict[str, Score]  # by the names in MEASURES
+    errors: dict[str, Score]  # likewise: mean absolute difference to the driver, in the measure's unit
     driver_spans: dict[str, float]  # 5th to 95th percentile of the driver's motion, in the measure's unit
+    track: FaceTrack | None = None  # of the result, unsmoothed
 
     @property
     def frames_equal(self) -> bool:
@@ -93,7 +96,9 @@ def redetect(
         faces=float(found.present.mean()) if found else 0.0,
         driver_faces=float(track.present.mean()),
         correlations=compare_tracks(track, found),
+        errors=track_errors(track, found),
         driver_spans={m.name: _span(m.read(track)[track.present]) for m in MEASURES},
+        track=found,
     )
 
 
@@ -105,6 +110,24 @@ def compare_tracks(driver: FaceTrack, result: FaceTrack | None) -> dict[str, Sco
     driver, result = driver[common], result[common]
     valid = driver.present & result.present
     return {m.name: correlate(m.read(driver), m.read(result), valid, floor=m.floor) for m in MEASURES}
+
+
+def track_errors(driver: FaceTrack, result: FaceTrack | None) -> dict[str, Score]:
+    """Mean absolute difference of every measure over the frames in which both faces were detected, with its interval.
+
+    Less is better; a result without a face counts as infinitely far. Mouth, blink and gaze differ between people who
+    make the same face, too: compare methods on the same pairs, not pairs with each other.
+    """
+    if result is None:
+        return {m.name: Score.missing("no face in the result", counted=float("inf")) for m in MEASURES}
+    common = slice(0, min(driver.num_frames, result.num_frames))
+    driver, result = driver[common], result[common]
+    valid = driver.present & result.present
+    differences = {m.name: np.abs(m.read(driver) - m.read(result))[valid] for m in MEASURES}
+    return {
+        name: mean_score(values, "no frame with a face in both", counted=float("inf"))
+        for name, values in differences.items()
+    }
 
 
 class _Counted:

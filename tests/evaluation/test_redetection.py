@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from svdp.errors import NoFaceError
-from svdp.evaluation.redetection import MEASURES, blink, compare_tracks, gaze_sideways, gaze_up, redetect
+from svdp.evaluation.redetection import (
+    MEASURES,
+    blink,
+    compare_tracks,
+    gaze_sideways,
+    gaze_up,
+    redetect,
+    track_errors,
+)
 from svdp.signals.track import BLENDSHAPES, FaceTrack, track_faces
 from svdp.signals.video import Timing, VideoReader, VideoWriter
 
@@ -39,6 +47,21 @@ def test_other_motion_does_not_correlate_but_the_same_yaw_does():
     assert all(abs(scores[name].value) < 0.5 for name in ("mouth_open", "blink", "gaze_sideways", "gaze_up"))
 
 
+def test_errors_are_the_known_differences():
+    driver, result = made_track(), made_track()
+    turn = np.radians(6)
+    cos, sin = np.cos(turn), np.sin(turn)
+    result.matrices[:] = np.array([[cos, 0, sin, 0], [0, 1, 0, 0], [-sin, 0, cos, 0], [0, 0, 0, 1]]) @ result.matrices
+    shapes = [BLENDSHAPES.index(f"eyeBlink{side}") for side in ("Left", "Right")]
+    driver.blendshapes[:, shapes], result.blendshapes[:, shapes] = 0.3, 0.5
+    errors = track_errors(driver, result)
+    assert errors["yaw"].value == pytest.approx(6, abs=1e-3)
+    assert errors["blink"].value == pytest.approx(0.2, abs=1e-6)
+    assert errors["mouth_open"].value == pytest.approx(0, abs=1e-6)
+    result.present[:] = False
+    assert track_errors(driver, result)["yaw"].counted == float("inf")
+
+
 def test_interpolated_frames_are_left_out_on_both_sides():
     driver, result = made_track(), made_track()
     driver.matrices[5], result.matrices[9] = result.matrices[30], driver.matrices[25]
@@ -68,6 +91,7 @@ def test_a_result_without_a_face_counts_as_failed():
     assert (found.result_frames, found.driver_frames, found.faces, found.frames_equal) == (3, 48, 0.0, False)
     assert {score.reason for score in found.correlations.values()} == {"no face in the result"}
     assert {score.counted for score in found.correlations.values()} == {0.0}
+    assert {score.counted for score in found.errors.values()} == {float("inf")}
 
 
 def test_a_driver_without_a_face_is_an_error():
