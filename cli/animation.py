@@ -60,7 +60,7 @@ class Animation:
         picture = load_image(self.cfg.source, max_side=self.cfg.max_side)
         reader = VideoReader(self.cfg.driving, start=self.cfg.start, max_frames=self.cfg.max_frames)
         model = self._load()
-        source = read_source(picture, self.cfg, model.resolution)
+        source = read_source(picture, self.cfg, model.crop)
         signals = self._follow(reader, source)
         self._describe(model, reader)
         sheet = self._write(model, source, reader, signals)
@@ -99,7 +99,7 @@ class Animation:
         rate = f"{float(timing.fps):.6g} frames/s" if timing.constant else "variable frame rate, timestamps kept"
         sampling, sound = model.sampling, "with sound" if reader.info.has_audio else "no sound"
         self.screen.say(
-            f"{timing.num_frames} frames, {rate}, {sound}; {model.resolution} px, {sampling.steps} steps "
+            f"{timing.num_frames} frames, {rate}, {sound}; {model.crop.size} px, {sampling.steps} steps "
             f"({sampling.solver}), seed {sampling.seed}, {model.device}, {str(model.dtype).removeprefix('torch.')}"
         )
 

@@ -42,6 +42,7 @@ class AnimateConfig:
     motion: str = "absolute"
     reference: int = 0
     resolution: int | None = None
+    crop_scale: float | None = None
     segment_length: int | None = None
     history: int | None = None
     history_noise: float | None = None
@@ -66,6 +67,8 @@ class AnimateConfig:
             raise UserError(f"unknown dtype {self.dtype!r}: choose among {', '.join(DTYPES)}")
         if self.resolution is not None and (self.resolution < 64 or self.resolution % 16):
             raise UserError(f"resolution must be a multiple of 16 and at least 64, got {self.resolution}")
+        if self.crop_scale is not None and not 1.0 <= self.crop_scale <= 4.0:
+            raise UserError(f"--crop-scale must be between 1 (the face alone) and 4, got {self.crop_scale}")
         if self.strength < 0 or self.dilation < 0:
             raise UserError(f"strength and dilation must not be negative, got {self.strength} and {self.dilation}")
         if self.max_side < 64:

@@ -19,10 +19,11 @@ from .config import AnimateConfig
 
 @dataclass(frozen=True)
 class Source:
-    """The portrait: full picture (H, W, 3), its face, its crop and the cropped picture (R, R, 3)."""
+    """The portrait: full picture (H, W, 3), its face, the crop rule, its crop and the cropped picture (R, R, 3)."""
 
     picture: np.ndarray
     track: FaceTrack
+    rule: CropConfig
     crop: Crop
     cropped: np.ndarray
 
@@ -37,14 +38,14 @@ class DrivingFrames:
     masks: np.ndarray
 
 
-def read_source(picture: np.ndarray, cfg: AnimateConfig, resolution: int) -> Source:
-    """The portrait's face, cropped to resolution x resolution pixels. Raises NoFaceError."""
+def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> Source:
+    """The portrait's face, cropped. Raises NoFaceError."""
     try:
         track = detect_face(picture, select=cfg.source_face)
     except NoFaceError as error:
         raise NoFaceError(f"source {cfg.source}: {error}") from error
-    crop = plan_crop(track, CropConfig(size=resolution))
-    return Source(picture, track, crop, crop_frame(picture, crop.affines[0], crop.size))
+    crop = plan_crop(track, rule)
+    return Source(picture, track, rule, crop, crop_frame(picture, crop.affines[0], crop.size))
 
 
 def follow_driver(reader: VideoReader, cfg: AnimateConfig, on_frame: Callable[[int], None]) -> FaceTrack:
@@ -61,7 +62,7 @@ class DrivingSignals:
     def __init__(self, reader: VideoReader, track: FaceTrack, source: Source, cfg: AnimateConfig) -> None:
         if cfg.motion == "relative" and cfg.reference >= track.num_frames:
             raise UserError(f"--reference {cfg.reference} is not among the driver's {track.num_frames} frames")
-        own = plan_crop(track, CropConfig(size=source.crop.size))
+        own = plan_crop(track, source.rule)
         source_track = crop_track(source.track, source.crop)
         mode = "relative" if cfg.motion == "relative" else "absolute"
         self.crop = align_motion(own, track, source_track, mode, cfg.reference)

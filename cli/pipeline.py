@@ -20,6 +20,7 @@ from ..model.hosts.diffusers import Denoiser, load_transformer, merge_lora
 from ..model.hosts.diffusers_vae import PictureCodec, load_autoencoder
 from ..model.sampling import SamplingConfig, SegmentResult, SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
+from ..signals.crops import CropConfig
 from .config import AnimateConfig
 from .driver import DrivingFrames, DrivingSignals
 
@@ -35,7 +36,7 @@ class Model:
     codec: PictureCodec
     sampling: SamplingConfig
     segments: SegmentConfig
-    resolution: int
+    crop: CropConfig
     device: torch.device
     dtype: torch.dtype
 
@@ -78,7 +79,7 @@ def load_model(cfg: AnimateConfig) -> Model:
             length=cfg.segment_length or adapter.segment_length,
             num_history=adapter.num_history if cfg.history is None else cfg.history,
         ),
-        resolution=resolution,
+        crop=CropConfig(size=resolution, scale=cfg.crop_scale or adapter.crop_scale),
         device=device,
         dtype=dtype,
     )

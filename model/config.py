@@ -62,6 +62,7 @@ class AdapterConfig:
     segment_length: int = 16  # new frames per segment
     num_history: int = 3  # clean frames of the segment before
     resolution: int = 512  # pixels, what it was trained at
+    crop_scale: float = 1.9  # side of the crop / size of the face, what it was trained at (signals.crops)
     regions: tuple[str, ...] = REGIONS
     video_width: int = 0  # inner width of full-video attention; 0: half of the base's width
     video_head_dim: int = 64

@@ -48,7 +48,7 @@ def open_studio(config: DataConfig) -> Studio:
             f"{config.head_model} has {model.num_vertices} vertices, the landmark table is for {table.num_vertices}: "
             "use ICT-FaceKit Light, or make another table with `python -m svdp.training.heads.calibrate`"
         )
-    return Studio(model, table, anatomy(model, table), config.size)
+    return Studio(model, table, anatomy(model, table), config.size, config.crop_scale)
 
 
 def gather(config: DataConfig, split: str) -> Troupe:
@@ -66,7 +66,10 @@ def gather(config: DataConfig, split: str) -> Troupe:
 def load_portrait(studio: Studio, media: MediaFile, config: DataConfig) -> Portrait | None:
     """The portrait from the cache or fitted now; None when the photo does not serve."""
     heads = (_digest(Path(config.head_model)), _digest(TABLE))  # another model or table means another fit
-    path = Path(config.cache) / f"portrait-{media.name}-{_fingerprint(media.path, config.size, *heads)}.npz"
+    path = (
+        Path(config.cache)
+        / f"portrait-{media.name}-{_fingerprint(media.path, config.size, config.crop_scale, *heads)}.npz"
+    )
     arrays = _cached(path, lambda: _fit_portrait(studio, media))
     if not arrays["usable"]:
         return None
@@ -117,7 +120,10 @@ def _cover(portrait: Portrait, size_hw: tuple[int, int], track: FaceTrack) -> fl
 
 def load_takes(media: MediaFile, config: DataConfig) -> list[Take]:
     """The clip's takes from the cache or tracked now."""
-    path = Path(config.cache) / f"clip-{media.name}-{_fingerprint(media.path, config.size, config.frames)}.npz"
+    path = (
+        Path(config.cache)
+        / f"clip-{media.name}-{_fingerprint(media.path, config.size, config.crop_scale, config.frames)}.npz"
+    )
     arrays = _cached(path, lambda: _pack_takes(read_takes(media, config)))
     takes = []
     for n in range(int(arrays["count"])):

@@ -37,12 +37,12 @@ def read_takes(media: MediaFile, config: DataConfig) -> list[Take]:
     """Track a clip, split it at cuts and losses of the face, crop the pieces; too short ones are dropped."""
     frames, fps = read_frames(media.path)
     track = track_faces(frames, fps, smoothing=None)
-    takes = []
+    takes, crop = [], CropConfig(size=config.size, scale=config.crop_scale)
     for start, stop in uncut_runs(track):
         piece = track[start:stop]
         if stop - start < config.frames or np.median(piece.eye_distance) < SMALLEST_FACE:
             continue
-        takes.append(_crop_take(media, frames[start:stop], piece, config.size))
+        takes.append(_crop_take(media, frames[start:stop], piece, crop))
     return takes
 
 
@@ -54,10 +54,10 @@ def uncut_runs(track: FaceTrack) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairwise(borders) if track.present[a]]
 
 
-def _crop_take(media: MediaFile, frames: Sequence[np.ndarray], track: FaceTrack, size: int) -> Take:
-    affines = plan_crop(track, CropConfig(size=size)).affines.copy()
-    affines[:, :, 2] += MARGIN * size
-    side = int(size * (1 + 2 * MARGIN))
+def _crop_take(media: MediaFile, frames: Sequence[np.ndarray], track: FaceTrack, crop: CropConfig) -> Take:
+    affines = plan_crop(track, crop).affines.copy()
+    affines[:, :, 2] += MARGIN * crop.size
+    side = int(crop.size * (1 + 2 * MARGIN))
     pictures = np.stack([resample(f, affine, (side, side)) for f, affine in zip(frames, affines, strict=True)])
     landmarks = crop_landmarks(track.landmarks, affines)
     moved = FaceTrack(landmarks, track.blendshapes, track.matrices, track.present, (side, side))

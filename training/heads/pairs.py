@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...signals.crops import CropConfig, face_frame
+from ...signals.crops import face_frame
 from ...signals.regions import RegionConfig, masked_frames, region_masks
 from ...signals.track import FaceTrack
 from ..materials import DataConfig, MediaFile
@@ -60,7 +60,7 @@ def base_affine(studio: Studio) -> np.ndarray:
 def own_affine(studio: Studio, points: np.ndarray) -> np.ndarray:
     """Canvas -> fine picture by the crop rule applied to a head's own landmarks; points (V, 3)."""
     centre, size = face_frame(studio.table.locate(points)[None])
-    side = CropConfig().scale * float(size[0])
+    side = studio.crop_scale * float(size[0])
     zoom = studio.fine / side
     return np.concatenate([zoom * np.eye(2), -zoom * (centre[0] - side / 2)[:, None]], 1).astype(np.float32)
 

@@ -61,6 +61,7 @@ class Studio:
     table: LandmarkTable
     parts: Anatomy
     size: int  # pixels of a training picture
+    crop_scale: float  # side of the crop / size of the face
 
     @property
     def fine(self) -> int:
@@ -82,7 +83,7 @@ def canvas_affine(affine: np.ndarray, size: int) -> np.ndarray:
 
 def make_portrait(studio: Studio, name: str, photo: np.ndarray, track: FaceTrack) -> Portrait:
     """Fit the head to a photo (H, W, 3) uint8 whose face was detected in `track` (one frame)."""
-    crop = plan_crop(track, CropConfig(size=studio.size, position="locked"))
+    crop = plan_crop(track, CropConfig(size=studio.size, scale=studio.crop_scale, position="locked"))
     affine = canvas_affine(crop.affines[0], studio.size)
     side = studio.canvas_size
     canvas = resample(photo, affine, (side, side)).astype(np.float32)
