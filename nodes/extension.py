@@ -2,10 +2,10 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import examples, signals
+from . import animate, evaluate, examples, model, signals
 from .folders import register_folders
 
-MODULES = (examples, signals)
+MODULES = (animate, examples, signals, model, evaluate)
 
 
 class SVDPExtension(ComfyExtension):

@@ -19,6 +19,7 @@ from ..signals.smoothing import OneEuro
 from ..signals.track import FaceTrack, detect_face, track_faces
 from .media import Progress, frames_of, mask_to_uint8, to_image, to_mask, to_uint8
 
+SIZE = 512  # pixels of a crop that nothing else decides
 LANDMARKS_FPS = 25.0  # landmarks that are connected in place of a track come without a frame rate; only smoothing asks
 
 
@@ -54,6 +55,17 @@ def draw_tracks(images: Tensor, track: FaceTrack, count: int) -> Tensor:
     chosen = pick_frames(len(images), count)
     drawn = [draw_track(to_uint8(images[t]), track.landmarks[t], present=bool(track.present[t])) for t in chosen]
     return to_image(np.stack(drawn))
+
+
+def crop_rule(size: int, scale: float, shift_up: float, position: Any, adapter: Any) -> CropConfig:
+    """What was chosen; size and scale 0 stand for the adapter's, where one is connected, else for the usual ones."""
+    own = None if adapter is None else adapter.config
+    return CropConfig(
+        size=size or (own.resolution if own else SIZE),
+        scale=scale or (own.crop_scale if own else CropConfig.scale),
+        shift_y=shift_up,
+        position=position,
+    )
 
 
 def crop_images(images: Tensor, crop: Crop) -> Tensor:

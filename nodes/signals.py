@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .types import CATEGORY, CropType, FaceTrackType, LandmarksType, track_input
+from .types import CATEGORY, AdapterType, CropType, FaceTrackType, LandmarksType, track_input
 
 FACES = {"largest": "largest", "leftmost": "left", "rightmost": "right", "number": ""}
 
@@ -119,13 +119,18 @@ class SVDPFaceCrop(io.ComfyNode):
                     optional=True,
                     tooltip="For relative motion: the track that the Face Crop of the source gives.",
                 ),
+                AdapterType.Input(
+                    "adapter",
+                    optional=True,
+                    tooltip="Knows the size and scale that it was trained with: then leave both 0.",
+                ),
                 io.Int.Input(
                     "size",
-                    default=512,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=2048,
                     step=16,
-                    tooltip="Side of the square in pixels: what the adapter was trained at (bundled model: 128).",
+                    tooltip="Side of the square in pixels. 0: what the adapter was trained at; without an adapter 512.",
                 ),
                 io.Combo.Input(
                     "motion",
@@ -144,12 +149,13 @@ class SVDPFaceCrop(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "scale",
-                    default=1.9,
-                    min=1.0,
+                    default=0.0,
+                    min=0.0,
                     max=4.0,
                     step=0.05,
                     advanced=True,
-                    tooltip="Side of the square over the size of the face. The model was trained with 1.9.",
+                    tooltip="Side of the square over the size of the face, about 1.2 to 2.5. 0: what the adapter was "
+                    "trained with; without an adapter 1.9.",
                 ),
                 io.Float.Input(
                     "shift_up",
@@ -180,13 +186,13 @@ class SVDPFaceCrop(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images, size, motion, reference, scale, shift_up, position, track=None, mask=None, source_track=None
-    ) -> io.NodeOutput:
-        from ..signals.crops import CropConfig
+        cls, images, size, motion, reference, scale, shift_up, position,
+        track=None, mask=None, source_track=None, adapter=None,
+    ) -> io.NodeOutput:  # fmt: skip
         from . import faces
 
         track = faces.as_track(track, images)
-        cfg = CropConfig(size=size, scale=scale, shift_y=shift_up, position=position)
+        cfg = faces.crop_rule(size, scale, shift_up, position, adapter)
         crop = faces.plan_images_crop(images, track, mask, cfg)
         crop = faces.move_crop(crop, track, motion, source_track, reference)
         return io.NodeOutput(faces.crop_images(images, crop), crop, faces.cropped_track(track, crop))

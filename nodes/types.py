@@ -7,6 +7,7 @@ PACK = "SVDP"
 
 FaceTrackType = io.Custom("SVDP_FACE_TRACK")  # signals.track.FaceTrack
 CropType = io.Custom("SVDP_CROP")  # signals.crops.Crop
+AdapterType = io.Custom("SVDP_ADAPTER")  # model.hosts.comfy.LoadedAdapter
 LandmarksType = io.Custom("FACE_LANDMARKS")  # what ComfyUI's own face landmarker gives
 
 

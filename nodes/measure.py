@@ -1,0 +1,83 @@
+"""What Evaluate does: frames into the evaluation layer, its numbers as text and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import UserError
+from ..evaluation.columns import COLUMNS
+from ..evaluation.curves import draw_curves
+from ..evaluation.identity import find_embedder
+from ..evaluation.protocol import Identity, evaluate_frames
+from ..evaluation.report import Column, Run
+from ..signals.crops import CropConfig
+from .media import Progress, to_image, to_uint8
+
+READINGS = 4  # how often every image is looked at, about: for the progress bar
+
+
+class Frames:
+    """An IMAGE batch as frames that can be read again and again."""
+
+    def __init__(self, images: Tensor, progress: Progress) -> None:
+        self._images, self._progress = images, progress
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for image in self._images:
+            self._progress()
+            yield to_uint8(image)
+
+
+def evaluate_images(
+    result: Tensor, source: Tensor, driver: Tensor, target: Tensor | None, fps: float, size: int, segment_length: int
+) -> tuple[str, Tensor]:
+    """The numbers as text and the curves as IMAGE. Raises UserError for pictures that do not fit together."""
+    if len(source) != 1:
+        raise UserError(f"the source is one picture, got {len(source)}")
+    same = target is driver
+    progress = Progress(READINGS * (len(result) + len(driver)))
+    embedder, reason = find_embedder()
+    try:
+        runs = evaluate_frames(
+            "result",
+            Frames(result, progress),
+            to_uint8(source[0]),
+            drives := Frames(driver, progress),
+            fps,
+            rule=CropConfig(size=size),
+            target=None if target is None else drives if same else Frames(target, progress),
+            identity=Identity(embedder, reason),
+            segment_length=segment_length or None,
+        )
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"the images do not fit together: {error}") from error
+    return table_of(runs), to_image(draw_curves(runs[0].details["series"])[None])
+
+
+def table_of(runs: list[Run]) -> str:
+    """A line for each number: the result's value with its interval, and the same of the baselines."""
+    lines, group = [], ""
+    names = [run.method or "result" for run in runs]
+    for column in (c for c in COLUMNS if c.key in runs[0].scores):
+        if column.group != group:
+            group = column.group
+            lines += ["", group.upper()]
+        cells = [f"{name} {_cell(run, column)}" for name, run in zip(names, runs, strict=True)]
+        lines.append(f"{column.title}: " + "; ".join(cells))
+    reasons = {s.reason for s in runs[0].scores.values() if s.reason}
+    frames = "as many frames as the driver" if runs[0].checks.get("frames") else "NOT as many frames as the driver"
+    return "\n".join([frames, *lines, "", *(f"not measured: {r}" for r in sorted(reasons))]).strip()
+
+
+def _cell(run: Run, column: Column) -> str:
+    score = run.scores.get(column.key)
+    if score is None or np.isnan(score.value):
+        return "-"
+    factor, unit = (100, " %") if column.percent else (1, f" {column.unit}" if column.unit else "")
+    value, low, high = (f"{factor * v:.{column.digits}f}" for v in (score.value, score.low, score.high))
+    return value + ("" if np.isnan(score.low) else f" [{low}, {high}]") + unit

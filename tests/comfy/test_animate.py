@@ -1,0 +1,98 @@
+"""Animate Portrait end to end in real ComfyUI with the bundled model."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from svdp.errors import UserError
+
+FRAMES = 18  # more than one segment
+
+
+def animate(portrait: torch.Tensor, video: Any, **changed: Any) -> tuple[Any, ...]:
+    from svdp.nodes.animate import SVDPAnimatePortrait
+
+    settings: dict[str, Any] = {
+        "seed": 1,
+        "motion": "absolute",
+        "follow": 1.0,
+        "steps": 2,
+        "max_frames": FRAMES,
+        "paste_back": False,
+        "eyes": True,
+        "nose": True,
+        "mouth": True,
+        "source_face": "largest",
+        "driving_face": "largest",
+    }
+    return SVDPAnimatePortrait.execute(portrait, video, **{**settings, **changed}).args
+
+
+@pytest.fixture(scope="module")
+def media(comfy_on_path) -> tuple[torch.Tensor, Any]:
+    """The bundled portrait and clip."""
+    from svdp.nodes.examples import SVDPExampleMedia
+
+    return SVDPExampleMedia.execute("fair hair", "woman talking").args
+
+
+def test_video_sheet_and_report(media):
+    portrait, driving = media
+    video, sheet, report = animate(portrait, driving)
+    moved = video.get_components().images
+    assert float((moved[0] - moved[-1]).abs().mean()) > 0.002
+    parts = video.get_components()
+    assert parts.images.shape == (FRAMES, 128, 128, 3)
+    assert parts.frame_rate == Fraction(30)
+    seconds = parts.audio["waveform"].shape[-1] / parts.audio["sample_rate"]
+    assert seconds == pytest.approx(FRAMES / 30, abs=0.1)
+    assert sheet.shape[0] == 1 and sheet.shape[1] > 4 * 160
+    assert f"{FRAMES} frames of 320x320" in report and "segment 2" in report
+
+
+def test_pasted_into_the_whole_picture(media):
+    portrait, driving = media
+    video, _, _ = animate(portrait, driving, max_frames=2, paste_back=True, motion="relative")
+    images = video.get_components().images
+    assert images.shape == (2, *portrait.shape[1:])
+    corner = (images[:, :20, :20] - portrait[:, :20, :20]).abs()
+    assert float(corner.mean()) < 0.02  # what the square does not touch stays
+
+
+def test_a_video_from_memory_and_a_part_of_one_are_taken_as_they_are(media):
+    from comfy_api.latest import InputImpl, Types
+
+    portrait, driving = media
+    parts = driving.get_components()
+    made = InputImpl.VideoFromComponents(Types.VideoComponents(images=parts.images[:5], frame_rate=Fraction(10)))
+    video = animate(portrait, made, max_frames=0)[0].get_components()
+    assert len(video.images) == 5 and video.frame_rate == 10 and video.audio is None
+    part = driving.as_trimmed(0.5, 0.2, False)
+    assert len(animate(portrait, part, max_frames=0)[0].get_components().images) == len(part.get_components().images)
+
+
+def test_a_half_connected_model_is_refused(media):
+    from svdp.nodes.animate import SVDPAnimatePortrait
+
+    with pytest.raises(UserError, match="connect model and adapter too"):
+        animate(*media, vae=object())
+    assert SVDPAnimatePortrait.validate_inputs(eyes=False, nose=False, mouth=False) is not True
+
+
+def test_cancel_stops_while_sampling(media, monkeypatch):
+    import comfy.model_management as mm
+    from svdp.nodes import animation
+
+    monkeypatch.setattr(
+        animation._Stages,
+        "show",
+        lambda self, stage, share, preview=None: (
+            mm.interrupt_current_processing(stage == "sample"),
+            mm.throw_exception_if_processing_interrupted(),
+        ),
+    )
+    with pytest.raises(mm.InterruptProcessingException):
+        animate(*media, max_frames=2)
