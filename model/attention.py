@@ -6,7 +6,7 @@ L text tokens, D width, h heads, d head size. Keys and values are (M, h, tokens,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 KeyValue = tuple[Tensor, Tensor]
 QKV = tuple[Tensor, Tensor, Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v (M, h, tokens, d) -> (M, tokens, h * d)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -35,6 +36,10 @@ def _explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 class JointBlock(Protocol):
     """A base model's MMDiT block, taken apart; each host gives one per block. `vec` is (M, D) or (1, D)."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention by the host's kernel, (M, h, tokens, d) -> (M, tokens, h * d)."""
+        ...
 
     def __call__(self, x_MND: Tensor, txt_MLD: Tensor, vec_MD: Tensor) -> tuple[Tensor, Tensor]:
         """The base's own block, untouched."""
@@ -61,8 +66,8 @@ def stream_block(block: JointBlock, tokens_MND: Tensor, vec0_1D: Tensor) -> tupl
     """One block of a conditioning stream (cached form): tokens attend to their own frame's stream alone, modulated at
     t = 0. Returns the tokens after the block and the keys and values that z attends to."""
     (q, k, v), dual, state = block.image_in(tokens_MND, vec0_1D)
-    joint = attend(q, k, v)
-    return block.image_out(tokens_MND, joint, attend(*dual) if dual is not None else None, state), (k, v)
+    joint = block.attend(q, k, v)
+    return block.image_out(tokens_MND, joint, block.attend(*dual) if dual is not None else None, state), (k, v)
 
 
 def conditioned_block(
@@ -82,9 +87,9 @@ def conditioned_block(
     (cq, ck, cv), c_state = block.context_in(txt_MLD, vec_MD)
     num_image = q.shape[2]
     q, k, v = (torch.cat(pair, 2) for pair in ((q, cq), (k, ck), (v, cv)))
-    out = attend(q, torch.cat([k, *(e[0] for e in extra)], 2), torch.cat([v, *(e[1] for e in extra)], 2))
-    out = _blend(q, k, v, out, gate)
-    x = block.image_out(x_MND, out[:, :num_image], attend(*dual) if dual is not None else None, x_state)
+    out = block.attend(q, torch.cat([k, *(e[0] for e in extra)], 2), torch.cat([v, *(e[1] for e in extra)], 2))
+    out = _blend(block.attend, (q, k, v), out, gate)
+    x = block.image_out(x_MND, out[:, :num_image], block.attend(*dual) if dual is not None else None, x_state)
     return x, block.context_out(txt_MLD, out[:, num_image:], c_state)
 
 
@@ -105,21 +110,21 @@ def joint_form_block(
     (q, k, v), dual, x_state = block.image_in(joined, vec_MD)
     (cq, ck, cv), c_state = block.context_in(txt_MLD, vec_MD)
     q, k, v = (torch.cat(pair, 2) for pair in ((q, cq), (k, ck), (v, cv)))
-    out = attend(q, k, v)
+    out = block.attend(q, k, v)
     num_joined = joined.shape[1]
     if not isinstance(gate, float) or gate != 1.0:
         own = torch.cat([torch.arange(num_image), torch.arange(num_joined, q.shape[2])]).to(q.device)
-        blended = _blend(q[:, :, own], k[:, :, own], v[:, :, own], out[:, own], gate)
+        blended = _blend(block.attend, (q[:, :, own], k[:, :, own], v[:, :, own]), out[:, own], gate)
         out = torch.cat([blended[:, :num_image], out[:, num_image:num_joined], blended[:, num_image:]], 1)
-    dual_out = attend(*dual) if dual is not None else None
+    dual_out = block.attend(*dual) if dual is not None else None
     joined = block.image_out(joined, out[:, :num_joined], dual_out, x_state)
     return joined[:, :num_image], joined[:, num_image:], block.context_out(txt_MLD, out[:, num_joined:], c_state)
 
 
-def _blend(q: Tensor, k: Tensor, v: Tensor, full: Tensor, gate: Tensor | float) -> Tensor:
+def _blend(attend: Attend, qkv: QKV, full: Tensor, gate: Tensor | float) -> Tensor:
     if isinstance(gate, float) and gate == 1.0:
         return full
-    base = attend(q, k, v)
+    base = attend(*qkv)
     return base + (gate.to(base) if isinstance(gate, Tensor) else gate) * (full - base)
 
 
@@ -159,14 +164,22 @@ class FullVideoAttention(nn.Module):
     """Every token of z attends to all tokens of all frames of the segment and of the history (paper, full-video
     attention). Pre-norm residual branch with an output projection that is zero at start.
 
-    Args: width D of the base, inner width, head size, rotary base; `operations` is a namespace of layer classes.
+    Args: width D of the base, inner width, head size, rotary base; `operations` is a namespace of layer classes;
+    `scope` "position" is the factorised form for comparison: a token attends to those at its own place alone.
     """
 
     def __init__(
-        self, width: int, inner: int, head_dim: int, theta: float, operations: Any = Operations, **factory: Any
+        self,
+        width: int,
+        inner: int,
+        head_dim: int,
+        theta: float,
+        operations: Any = Operations,
+        scope: str = "full",
+        **factory: Any,
     ) -> None:
         super().__init__()
-        self.heads, self.theta = inner // head_dim, theta
+        self.heads, self.theta, self.scope = inner // head_dim, theta, scope
         self.norm = operations.RMSNorm(width, eps=1e-6, **factory)
         self.to_q = operations.Linear(width, inner, bias=False, **factory)
         self.to_k = operations.Linear(width, inner, bias=False, **factory)
@@ -188,8 +201,8 @@ class FullVideoAttention(nn.Module):
         k = rotary(self.norm_k(self._heads(self.to_k(y))), frames_T, self.theta)
         return k.flatten(2, 3), self._heads(self.to_v(y)).flatten(2, 3)
 
-    def forward(self, x_BFND: Tensor, history: KeyValue | None = None) -> Tensor:
-        """Residual (B, F, N, D) to add to z."""
+    def forward(self, x_BFND: Tensor, history: KeyValue | None = None, attend: Attend = attend) -> Tensor:
+        """Residual (B, F, N, D) to add to z, by the given attention kernel."""
         frames = torch.arange(x_BFND.shape[1], device=x_BFND.device)
         y = self.norm(x_BFND)
         q = rotary(self.norm_q(self._heads(self.to_q(y))), frames, self.theta).flatten(2, 3)
@@ -197,4 +210,7 @@ class FullVideoAttention(nn.Module):
         v = self._heads(self.to_v(y)).flatten(2, 3)
         if history is not None:
             k, v = torch.cat([history[0], k], 2), torch.cat([history[1], v], 2)
+        if self.scope == "position":
+            q, k, v = (rearrange(t, "b h (t n) d -> (b n) h t d", n=x_BFND.shape[2]) for t in (q, k, v))
+            return self.to_out(rearrange(attend(q, k, v), "(b n) f d -> b f n d", b=len(x_BFND)))
         return rearrange(self.to_out(attend(q, k, v)), "b (f n) d -> b f n d", f=x_BFND.shape[1])

@@ -260,5 +260,5 @@ class BlockRunner:
             return x_MND
         history = self.streams.history[index] if self.streams.history is not None else None
         x = rearrange(x_MND, "(b f) n d -> b f n d", f=self.frames)
-        residual = _video(self.adapter, index)(x, history)
+        residual = _video(self.adapter, index)(x, history, self.host.blocks[index].attend)
         return x_MND + rearrange(residual, "b f n d -> (b f) n d") * self.strength

@@ -9,7 +9,6 @@ owns them then, so that the order of nodes does not matter.
 # (ComfyUI is a program, not a package that could be installed)
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,14 +25,12 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...errors import AdapterMismatchError, UserError
-from ..adapter import Adapter, check_base, log_size, split_adapter
+from ..adapter import Adapter, AdapterParts, check_base, log_size, split_adapter
 from ..config import AdapterConfig
 from ..fusion import BRANCHES, Branch
 from ..streams import BlockRunner, Conditions, Streams, prefill
 from ..weights import native_layer
 from .comfy_blocks import ComfyHost, OriginalBlock, architecture_of_mmdit, mmdit_of
-
-log = logging.getLogger(__name__)
 
 KEY = "svdp"
 ROWS = "svdp_rows"  # conditioning key: for every row of the batch (branch, frame)
@@ -51,6 +48,27 @@ class LoadedAdapter:
     lora: dict[str, Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How the file says to sample: steps, shift, solver, fusion, history_noise; {} if it does not."""
+        return dict(self.info.get("sampling") or {})
+
+    def describe(self) -> str:
+        """What it is, as lines of text."""
+        c, s = self.config, self.sampling
+        lines = [
+            f"{self.name}: {self.info.get('title', 'SVDP adapter')} ({self.info.get('license', 'licence not stated')})",
+            f"for {c.base}",
+            f"conditioning {c.conditioning}, driving {c.driving}, {c.resolution} pixels, segments of "
+            f"{c.segment_length} frames with {c.num_history} of history",
+        ]
+        if s:
+            fusion = s.get("fusion", {})
+            weights = ", ".join(f"{k} {fusion[k]:g}" for k in ("source", "driving", "history") if k in fusion)
+            plain = ", ".join(f"{k} {s[k]}" for k in ("steps", "shift", "solver", "history_noise") if k in s)
+            lines.append(f"sample with {plain}; weights {weights}")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -64,26 +82,33 @@ class Applied:
 
 def load_adapter(path: str, name: str) -> LoadedAdapter:
     """Read an adapter file by ComfyUI's own loader. Raises `AdapterMismatchError` if it is not one."""
+    parts = _read(path, name)
+    return LoadedAdapter(name, _patcher(parts, path), parts.config, parts.lora, parts.info)
+
+
+def _read(path: str, name: str) -> AdapterParts:
     tensors, header = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    parts = split_adapter(name, header or {}, tensors)
-    return LoadedAdapter(name, adapter_patcher(path, parts.config), parts.config, parts.lora, parts.info)
+    return split_adapter(name, header or {}, tensors)
 
 
-def adapter_patcher(path: str, config: AdapterConfig, disable_dynamic: bool = False) -> Any:
+def _reload(path: str, disable_dynamic: bool = False) -> Any:
+    """A fresh patcher of the same file: ComfyUI asks for one where it must copy (other devices, hooks)."""
+    return _patcher(_read(path, path), path, disable_dynamic)
+
+
+def _patcher(parts: AdapterParts, path: str, disable_dynamic: bool = False) -> Any:
     """The adapter's module, made of ComfyUI's casting layers, in a patcher that ComfyUI may load, offload or copy."""
-    tensors, header = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    weights = split_adapter(path, header or {}, tensors).weights
-    dtype = comfy.utils.weight_dtype(weights) or torch.float32
+    dtype = comfy.utils.weight_dtype(parts.weights) or torch.float32
     offload = comfy.model_management.unet_offload_device()
-    module = Adapter(config, operations=comfy.ops.manual_cast, device=offload, dtype=dtype)
+    module = Adapter(parts.config, operations=comfy.ops.manual_cast, device=offload, dtype=dtype)
     kind = comfy.model_patcher.ModelPatcher
     if not disable_dynamic:
         kind = getattr(comfy.model_patcher, "CoreModelPatcher", kind)
     patcher = kind(module, load_device=comfy.model_management.get_torch_device(), offload_device=offload)
     is_dynamic = getattr(patcher, "is_dynamic", lambda: False)()
-    module.load_state_dict(weights, assign=is_dynamic)
+    module.load_state_dict(parts.weights, assign=is_dynamic)
     module.requires_grad_(False).train(False)
-    patcher.cached_patcher_init = (adapter_patcher, (path, config))
+    patcher.cached_patcher_init = (_reload, (path,))
     return patcher
 
 
@@ -91,17 +116,16 @@ def apply_adapter(model: Any, adapter: LoadedAdapter, strength: float = 1.0, shi
     """A clone of MODEL with the adapter on it; at strength 0 it gives the base's output bit for bit.
 
     `shift`: sigma shift of the schedule, None: as it is. Raises `AdapterMismatchError` for another family of models or
-    another architecture than the adapter was made for, naming both.
+    another architecture than the adapter was made for, naming both; `UserError` if there is an adapter on it already.
     """
     base = architecture_of_mmdit(mmdit_of(model))
     check_base(adapter.config, base)
+    if model.get_attachment(KEY) is not None:
+        raise UserError("an SVDP adapter is applied to this model already: connect the model from before it")
     clone = model.clone()
-    if clone.get_attachment(KEY) is not None:
-        log.warning("an SVDP adapter was on this model already: %s takes its place", adapter.name)
     clone.set_attachments(KEY, Applied(adapter.name, adapter.config, strength, adapter.info))
     clone.set_additional_models(KEY, [adapter.patcher])
     for kind, wrapper in ((WrappersMP.APPLY_MODEL, _apply_model), (WrappersMP.PREPARE_SAMPLING, _prepare_sampling)):
-        clone.remove_wrappers_with_key(kind, KEY)
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     if strength:
         _add_lora(clone, adapter, strength)
@@ -118,6 +142,12 @@ def applied_to(model: Any) -> Applied:
     if applied is None:
         raise UserError("no SVDP adapter is applied to this model: put Apply SVDP between the model and this node")
     return applied
+
+
+def own_fusion(model: Any, chosen: dict[str, float]) -> dict[str, float]:
+    """The chosen fusion weights, and the adapter file's own where there is no choice and it has one."""
+    own = (applied_to(model).info.get("sampling") or {}).get("fusion") or {}
+    return {**{k: own[k] for k in ("source", "driving", "history") if k in own}, **chosen}
 
 
 def adapter_of(model: Any) -> Adapter:
@@ -315,7 +345,7 @@ def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     applied = patcher.get_attachment(KEY) if patcher is not None else None
     if applied is None or applied.strength == 0:
         return executor(*args, **kwargs)
-    host, adapter = ComfyHost(model.diffusion_model), adapter_of(patcher)
+    host, adapter = ComfyHost(model.diffusion_model, options), adapter_of(patcher)
     state: SegmentState | None = options.get(KEY)
     streams = Streams()
     if state is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
 from einops import rearrange
 from torch import Tensor
@@ -26,20 +27,24 @@ TIMESTEPS = 1000  # the base's timestep is sigma * 1000
 class ComfyBlock:
     """One of MMDiT's joint blocks as `svdp.model.attention.JointBlock`.
 
-    `original` runs the untouched block; the block replacement that is under way sets it (`options` with it).
+    `original` runs the untouched block; the block replacement that is under way sets it. `options` are transformer
+    options: attention kernels that other nodes chose are in them.
     """
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, options: dict[str, Any]) -> None:
         self.context: Any = block.context_block
         self.image: Any = block.x_block
         self.original: OriginalBlock | None = None
-        self.options: dict[str, Any] = {}
+        self.options = options
 
     def __call__(self, x_MND: Tensor, txt_MLD: Tensor, vec_MD: Tensor) -> tuple[Tensor, Tensor]:
         assert self.original is not None, "the untouched block is known only inside its replacement"
         args = {"img": x_MND, "txt": txt_MLD, "vec": vec_MD, "transformer_options": self.options}
         out = self.original(args)
         return out["img"], out["txt"]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return optimized_attention(q, k, v, heads=q.shape[1], skip_reshape=True, transformer_options=self.options)
 
     def _heads(self, qkv: Sequence[Tensor], attn: Any) -> QKV:
         q, k, v = (rearrange(t.flatten(2), "m n (h d) -> m h n d", h=attn.num_heads) for t in qkv)
@@ -68,11 +73,11 @@ class ComfyBlock:
 class ComfyHost:
     """ComfyUI's MMDiT as `svdp.model.streams.Host`, for one forward pass."""
 
-    def __init__(self, mmdit: MMDiT) -> None:
+    def __init__(self, mmdit: MMDiT, options: dict[str, Any]) -> None:
         self.mmdit: Any = mmdit
         self.architecture = architecture_of_mmdit(mmdit)
         self.checkpointing = False
-        self.comfy_blocks = [ComfyBlock(b) for b in self.mmdit.joint_blocks]
+        self.comfy_blocks = [ComfyBlock(b, options) for b in self.mmdit.joint_blocks]
         self.blocks: Sequence[JointBlock] = self.comfy_blocks
 
     def embed(self, latents_MCHW: Tensor) -> Tensor:

@@ -4,9 +4,7 @@
 # (ComfyUI is a program, not a package that could be installed)
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.conds
@@ -21,34 +19,9 @@ from ..fusion import BRANCHES, Branch, driving_map, fuse, fusion_coefficients
 from ..sampling import SegmentSignals, segment_conditions
 from ..streams import Streams
 from .comfy import KEY, ROWS, SegmentState, adapter_of, applied_to, branch_rows
-
-log = logging.getLogger(__name__)
+from .comfy_signals import VideoSignals
 
 _DEFAULT_SHIFT = 3.0  # of SD3, where the model's sampling has none
-
-
-@dataclass(frozen=True)
-class VideoSignals:
-    """What a video is made from, as the VAE gives it (not scaled): source (1, C, h, w), masked driving frames
-    (F, C, h, w), and where each region is, (F, 3, h, w) in [0, 1] in the order eyes, nose, mouth."""
-
-    source: Tensor
-    driving: Tensor
-    masks: Tensor
-
-    @property
-    def num_frames(self) -> int:
-        """Length of the video."""
-        return len(self.driving)
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Shape (C, h, w) of one frame's latent."""
-        return tuple(self.driving.shape[1:])
-
-    def take(self, start: int, stop: int) -> VideoSignals:
-        """The signals of frames [start, stop)."""
-        return replace(self, driving=self.driving[start:stop], masks=self.masks[start:stop])
 
 
 class SVDPGuider(comfy.samplers.CFGGuider):

@@ -58,6 +58,29 @@ class VideoLatents:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class SegmentPlan:
+    """How a video is cut, and how much noise its history gets."""
+
+    segments: SegmentConfig
+    history_noise: float
+
+
+def segment_plan(guider: Any, length: int, num_history: int, history_noise: float) -> SegmentPlan:
+    """What a user chose; length 0, history below 0 and noise below 0 stand for the adapter's own values.
+
+    Raises `UserError` if the guider is another node's.
+    """
+    if not isinstance(guider, SVDPGuider):
+        raise UserError(f"this sampler needs the guider of Signal Fusion, not {type(guider).__name__}")
+    own = guider.applied.config
+    length = length or own.segment_length
+    num_history = min(own.num_history, length) if num_history < 0 else num_history
+    if history_noise < 0:
+        history_noise = float((guider.applied.info.get("sampling") or {}).get("history_noise", 0.0))
+    return SegmentPlan(SegmentConfig(length=length, num_history=num_history), history_noise)
+
+
 def sample_video(
     guider: SVDPGuider,
     noise: Any,
@@ -155,9 +178,3 @@ def _drift(first: Tensor, now: Tensor) -> float:
     dims = (0, 2, 3)
     away = (now.mean(dims) - first.mean(dims)) / first.std(dims).clamp_min(1e-6)
     return float(away.square().mean().sqrt())
-
-
-def with_own_defaults(info: dict[str, Any], fusion: dict[str, float | None]) -> dict[str, float]:
-    """Fusion weights where the user left them open (None): the adapter file's own, else absent."""
-    own = dict((info.get("sampling") or {}).get("fusion") or {})
-    return {k: own[k] if v is None else v for k, v in fusion.items() if v is not None or k in own}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import AdapterMismatchError, UserError
 from ..adapter import Adapter, check_base
-from ..attention import QKV, JointBlock
+from ..attention import QKV, JointBlock, attend
 from ..config import BaseArchitecture
 from ..fusion import Branch
 from ..streams import BlockRunner, Conditions, Streams, prefill
@@ -25,6 +25,8 @@ from ..weights import architecture_of, is_native, strip_prefix, to_diffusers, to
 
 class DiffusersBlock:
     """A diffusers `JointTransformerBlock` as `svdp.model.attention.JointBlock`."""
+
+    attend = staticmethod(attend)
 
     def __init__(self, block: Any) -> None:
         self.block = block

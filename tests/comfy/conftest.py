@@ -153,7 +153,7 @@ def model(base_path: Path) -> Any:
 
 def make_signals(num_frames: int, side: int = SIDE, seed: int = 3) -> Any:
     """Raw latents and region masks: eyes, nose and mouth in places that move."""
-    from svdp.model.hosts.comfy_guider import VideoSignals
+    from svdp.model.hosts.comfy_signals import VideoSignals
 
     g = torch.Generator().manual_seed(seed)
     masks = torch.zeros(num_frames, 3, side, side)
