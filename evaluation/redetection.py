@@ -77,22 +77,22 @@ class Redetection:
 
 
 def redetect(
-    result: Iterable[np.ndarray], driver: Iterable[np.ndarray] | FaceTrack, fps: float, *, select: str = "largest"
+    result: Iterable[np.ndarray] | FaceTrack,
+    driver: Iterable[np.ndarray] | FaceTrack,
+    fps: float,
+    *,
+    select: str = "largest",
 ) -> Redetection:
-    """Compare result frames with the driver's frames (H, W, 3) uint8 RGB, or with the driver's unsmoothed track.
+    """Compare result frames with the driver's, both (H, W, 3) uint8 RGB, or unsmoothed tracks made of them before.
 
     Frame t of one belongs to frame t of the other; if one is longer, its end is left out of the correlations. A result
     without any face has a share of 0 and no correlation. Raises NoFaceError if the driver has no face.
     """
     track = driver if isinstance(driver, FaceTrack) else track_faces(driver, fps, select=select, smoothing=None)
-    counted = _Counted(result)
-    try:
-        found = track_faces(counted, fps, select=select, smoothing=None)
-    except NoFaceError:
-        found = None
+    found, count = _track_result(result, fps, select)
     return Redetection(
         driver_frames=track.num_frames,
-        result_frames=counted.count,
+        result_frames=count,
         faces=float(found.present.mean()) if found else 0.0,
         driver_faces=float(track.present.mean()),
         correlations=compare_tracks(track, found),
@@ -128,6 +128,17 @@ def track_errors(driver: FaceTrack, result: FaceTrack | None) -> dict[str, Score
         name: mean_score(values, "no frame with a face in both", counted=float("inf"))
         for name, values in differences.items()
     }
+
+
+def _track_result(result: Iterable[np.ndarray] | FaceTrack, fps: float, select: str) -> tuple[FaceTrack | None, int]:
+    """The result's track, None without any face, and its number of frames."""
+    if isinstance(result, FaceTrack):
+        return result, result.num_frames
+    counted = _Counted(result)
+    try:
+        return track_faces(counted, fps, select=select, smoothing=None), counted.count
+    except NoFaceError:
+        return None, counted.count
 
 
 class _Counted:

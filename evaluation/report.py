@@ -1,4 +1,4 @@
-"""Runs and their scores as a table for the terminal, as Markdown and as JSON."""
+"""Runs and their scores as tables for the terminal, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from rich.console import Group
 from rich.table import Table
 
 from .score import Score, median_score
@@ -22,106 +23,178 @@ class Column:
     title: str
     digits: int = 2
     percent: bool = False
+    group: str = ""  # columns of a group stand in one table, under this heading
+    unit: str = ""
+    better: Literal["more", "less", ""] = ""
+    about: str = ""  # definition and source, for JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one run showed: scores, yes-or-no checks, and anything else that JSON can say of it."""
+    """What one run showed: scores, yes-or-no checks, and anything else that JSON can say of it.
+
+    method: empty for what is evaluated, else the name of a baseline on the same pair.
+    """
 
     name: str
     scores: dict[str, Score]
     checks: dict[str, bool] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    method: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """The least value asked for, of the median over runs or of every run."""
+    """The least, or the most, value asked for, of the median over runs or of every run."""
 
     key: str
-    least: float
-    over: Over
+    least: float | None = None
+    most: float | None = None
+    over: Over = "median"
 
     def met(self, runs: Sequence[Run]) -> bool:
         """Whether the runs reach it; a missing number does not."""
-        if self.over == "median":
-            return median_score(_scores(runs, self.key)).value >= self.least
-        return all(score.value >= self.least for score in _scores(runs, self.key))
+        scores = _scores(runs, self.key)
+        values = [median_score(scores).value] if self.over == "median" else [score.value for score in scores]
+        return all(self._holds(value) for value in values)
+
+    def _holds(self, value: float) -> bool:
+        above = self.least is None or value >= self.least
+        return above and (self.most is None or value <= self.most) and not math.isnan(value)
+
+    def __str__(self) -> str:
+        limits = [f"{word} {n:g}" for word, n in (("at least", self.least), ("at most", self.most)) if n is not None]
+        return f"{self.key}, {'median' if self.over == 'median' else 'every run'}: {' and '.join(limits)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A table of runs with the median below them."""
+    """Tables of runs with the medians below them, of what is evaluated and of the baselines; a table for each group."""
 
     columns: Sequence[Column]
     runs: Sequence[Run]
     bars: Sequence[Bar] = ()
 
-    def rows(self, *, intervals: bool = False) -> list[list[str]]:
-        """Head, one row a run, the median (of checks: how many passed); `intervals`: with 95 % intervals."""
-        checks = list(dict.fromkeys(name for run in self.runs for name in run.checks))
-        head = ["run", *(c.title for c in self.columns), *checks]
+    @property
+    def own(self) -> list[Run]:
+        """The runs that are evaluated."""
+        return [run for run in self.runs if not run.method]
+
+    @property
+    def baselines(self) -> dict[str, list[Run]]:
+        """The other runs by method."""
+        methods = dict.fromkeys(run.method for run in self.runs if run.method)
+        return {method: [run for run in self.runs if run.method == method] for method in methods}
+
+    @property
+    def groups(self) -> dict[str, list[Column]]:
+        """The columns by heading; those that no run was asked for are left out."""
+        asked = {key for run in self.own for key in run.scores}
+        shown = [column for column in self.columns if column.key in asked]
+        return {name: [c for c in shown if c.group == name] for name in dict.fromkeys(c.group for c in shown)}
+
+    def rows(self, columns: Sequence[Column], *, checks: bool = True, intervals: bool = False) -> list[list[str]]:
+        """Head, one row a run, the medians, of checks how many passed; `intervals`: with 95 % intervals."""
+        names = list(dict.fromkeys(name for run in self.own for name in run.checks)) if checks else []
+        head = ["run", *(_title(c) for c in columns), *names]
         body = [
-            [r.name, *(_cell(r.scores.get(c.key), c, intervals) for c in self.columns), *(_tick(r, n) for n in checks)]
-            for r in self.runs
+            [run.name, *(_cell(run.scores.get(c.key), c, intervals) for c in columns), *(_tick(run, n) for n in names)]
+            for run in self.own
         ]
-        passed = [f"{sum(run.checks.get(n, False) for run in self.runs)} of {len(self.runs)}" for n in checks]
-        medians = [_cell(median_score(_scores(self.runs, c.key)), c) for c in self.columns]
-        return [head, *body, ["median", *medians, *passed]]
+        passed = [f"{sum(run.checks.get(n, False) for run in self.own)} of {len(self.own)}" for n in names]
+        medians = [_medians("median", self.own, columns, intervals) + passed]
+        for method, runs in self.baselines.items():
+            name = f"{method}, median" if len(runs) > 1 else method
+            medians.append(_medians(name, runs, columns, intervals) + [""] * len(names))
+        return [head, *body, *medians]
 
     def markdown(self) -> str:
-        """The table with intervals, the reasons for missing numbers, and the bars."""
-        rows = self.rows(intervals=True)
-        head, *body = map(_pipes, rows)
-        rule = _pipes(["---", *["---:"] * (len(rows[0]) - 1)])
+        """The tables with intervals, the reasons for missing numbers, and the bars."""
+        lines: list[str] = []
+        for number, (group, columns) in enumerate(self.groups.items()):
+            rows = self.rows(columns, checks=not number, intervals=True)
+            head, *body = map(_pipes, rows)
+            rule = _pipes(["---", *["---:"] * (len(rows[0]) - 1)])
+            lines += [*([""] if number else []), *([f"### {group}", ""] if group else []), head, rule, *body]
         notes = [f"- {note}" for note in [*self.reasons(), *self.verdicts()]]
-        return "\n".join([head, rule, *body, *(["", *notes] if notes else [])]) + "\n"
+        return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
-    def rich(self, title: str) -> Table:
-        """The table for the terminal."""
-        head, *body = self.rows()
+    def rich(self, title: str) -> Group:
+        """The tables for the terminal."""
+        return Group(
+            *(
+                self._rich_table(f"{title}: {group}" if group else title, columns, checks=not number)
+                for number, (group, columns) in enumerate(self.groups.items())
+            )
+        )
+
+    def _rich_table(self, title: str, columns: Sequence[Column], checks: bool) -> Table:
+        head, *body = self.rows(columns, checks=checks)
         table = Table(title=title)
-        for name in head:
-            table.add_column(name, justify="left" if name == head[0] else "right")
-        for row in body[:-1]:
-            table.add_row(*row)
-        table.add_section()
-        table.add_row(*body[-1], style="bold")
+        for number, name in enumerate(head):
+            table.add_column(name, justify="right" if number else "left")
+        for number, row in enumerate(body):
+            if number == len(self.own):
+                table.add_section()
+            table.add_row(*row, style="bold" if number == len(self.own) else None)
         return table
 
     def reasons(self) -> list[str]:
-        """Why numbers of the table are missing, a line for each run and reason."""
-        titles: dict[tuple[str, str], list[str]] = {}
-        for run in self.runs:
+        """Why numbers of the table are missing: a line for each reason and the runs and columns that it concerns."""
+        places: dict[str, dict[str, list[str]]] = {}
+        for run in self.own:
             for c in self.columns:
                 score = run.scores.get(c.key)
                 if score is not None and score.reason:
                     share = "left out of" if score.counted is None else f"counts as {score.counted:g} in"
-                    titles.setdefault((run.name, f"{score.reason}, {share} the median"), []).append(c.title)
-        return [f"{name}: {reason} ({', '.join(columns)})" for (name, reason), columns in titles.items()]
+                    by_run = places.setdefault(f"{score.reason}, {share} the median", {})
+                    by_run.setdefault(run.name, []).append(c.title)
+        lines: list[str] = []
+        for reason, by_run in places.items():
+            same = {tuple(titles) for titles in by_run.values()}
+            if len(same) == 1 and len(by_run) == len(self.own) > 1:
+                by_run = {"all runs": list(same.pop())}
+            lines += [f"{name}: {reason} ({', '.join(titles)})" for name, titles in by_run.items()]
+        return lines
 
     def verdicts(self) -> list[str]:
         """One line for each bar."""
-        return [
-            f"{bar.key}, {'median' if bar.over == 'median' else 'every run'}: at least {bar.least:g} "
-            f"{'met' if bar.met(self.runs) else 'MISSED'}"
-            for bar in self.bars
-        ]
+        return [f"{bar} {'met' if bar.met(self.own) else 'MISSED'}" for bar in self.bars]
 
     def json(self) -> dict[str, Any]:
         """Everything, with null where there is no number."""
-        medians = {c.key: median_score(_scores(self.runs, c.key)).value for c in self.columns}
+        own = {c.key: median_score(_scores(self.own, c.key)) for c in self.columns}
         return _plain(
             {
-                "runs": [asdict(run) for run in self.runs],
-                "median": medians,
-                "bars": [{**asdict(bar), "met": bar.met(self.runs)} for bar in self.bars],
+                "columns": [asdict(column) for column in self.columns],
+                "runs": [asdict(run) for run in self.own],
+                "median": {key: score.value for key, score in own.items()},
+                "median_interval": {key: [score.low, score.high] for key, score in own.items()},
+                "baselines": {
+                    method: {
+                        "runs": [asdict(run) for run in runs],
+                        "median": {c.key: median_score(_scores(runs, c.key)).value for c in self.columns},
+                    }
+                    for method, runs in self.baselines.items()
+                },
+                "bars": [
+                    {**{k: v for k, v in asdict(bar).items() if v is not None}, "met": bar.met(self.own)}
+                    for bar in self.bars
+                ],
             }
         )
 
 
 def _scores(runs: Sequence[Run], key: str) -> list[Score]:
     return [run.scores.get(key) or Score.missing("not measured") for run in runs]
+
+
+def _medians(name: str, runs: Sequence[Run], columns: Sequence[Column], intervals: bool) -> list[str]:
+    return [name, *(_cell(median_score(_scores(runs, c.key)), c, intervals) for c in columns)]
+
+
+def _title(column: Column) -> str:
+    return f"{column.title} ({column.unit})" if column.unit else column.title
 
 
 def _cell(score: Score | None, column: Column, intervals: bool = False) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -41,8 +42,25 @@ class Score:
 
 
 def median_score(scores: Sequence[Score]) -> Score:
-    """The median over runs of what they count; nan if no run counts."""
-    counted = [score.counted for score in scores if score.counted is not None]
+    """The median over runs of what they count, with its 95 % interval; nan if no run counts.
+
+    The interval lies between two of the sorted values, which holds whatever their distribution (the sign test turned
+    round: the number of values below the true median is binomial); six runs are the fewest that have one.
+    """
+    counted = sorted(score.counted for score in scores if score.counted is not None)
     if not counted:
         return Score.missing("no run has this number")
-    return Score.of(float(np.median(counted)))
+    rank = _outer_rank(len(counted))
+    ends = (counted[rank], counted[-1 - rank]) if rank is not None else (NAN, NAN)
+    return Score.of(float(np.median(counted)), *ends)
+
+
+def _outer_rank(num: int) -> int | None:
+    """The largest k with P(Binomial(num, 1/2) <= k) <= 2.5 %; None if there is none."""
+    below, rank = 0.0, None
+    for k in range(num):
+        below += comb(num, k) / 2**num
+        if below > 0.025:
+            break
+        rank = k
+    return rank

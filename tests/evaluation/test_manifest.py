@@ -34,6 +34,23 @@ def test_paths_start_at_root_and_options_are_read(write, tmp_path: Path):
     assert list(manifest.bars) == [Bar(key="yaw", least=0.8, over="median")]
 
 
+def test_self_reenactment_and_baselines(write, tmp_path: Path):
+    text = PAIR.replace("face.png", "clip.mp4") + 'start = 4\ntarget = "clip.mp4"\ncompare = { head = "clip.mp4" }\n'
+    manifest = read_pairs(write("[most.median]\nseam = 1.3\n" + text), ["seam"])
+    (pair,) = manifest.pairs
+    assert pair.is_self
+    assert (pair.source_is_video, pair.source_frame, pair.target_start) == (True, None, 4)
+    assert pair.compare == {"head": tmp_path / "media" / "clip.mp4"}
+    assert list(manifest.bars) == [Bar(key="seam", most=1.3)]
+
+
+def test_another_target_starts_at_its_beginning(write, tmp_path: Path):
+    (tmp_path / "media" / "truth.mp4").touch()
+    (pair,) = read_pairs(write(PAIR + 'start = 4\ntarget = "truth.mp4"\n'), []).pairs
+    assert not pair.is_self
+    assert (pair.source_is_video, pair.target_start) == (False, 0)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -47,6 +64,12 @@ def test_paths_start_at_root_and_options_are_read(write, tmp_path: Path):
         (PAIR + "start = -1", "start must be a whole number from 0, got -1"),
         (PAIR + "max_frames = true", "max_frames must be a whole number from 1, got True"),
         (PAIR + "frames = 3", "unknown entries frames"),
+        (PAIR + 'target = "none.mp4"', "none.mp4 does not exist"),
+        (PAIR + "target_start = 3", "target_start says nothing without target"),
+        (PAIR + "source_frame = 3", "face.png is no video"),
+        (PAIR + "compare = 3", "compare must be a table"),
+        (PAIR + "compare = { head = 3 }", 'compare needs head = "..."'),
+        ("[most.median]\nseams = 1\n" + PAIR, "unknown entries seams"),
         ("[least.median]\nyaww = 1\n" + PAIR, "unknown entries yaww: known are yaw"),
         ('[least.every]\nyaw = "high"\n' + PAIR, "yaw must be a number"),
         ("[[pair", "cannot be read as TOML"),

@@ -3,10 +3,11 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from rich.console import Console
 from svdp.evaluation.report import Bar, Column, Report, Run
-from svdp.evaluation.score import Score
+from svdp.evaluation.score import Score, median_score
 
 COLUMNS = (Column(key="faces", title="faces", percent=True, digits=0), Column(key="yaw", title="yaw"))
 STILL = Score.missing("the result holds still", counted=0.0)
@@ -51,6 +52,69 @@ def test_bars_are_missed_by_missing_numbers():
     assert not every.met(report(Score.of(0.9), Score.of(0.4)).runs)
     assert not every.met(report(Score.of(0.9), STILL).runs)
     assert every.met(report(Score.of(0.9), Score.of(0.5)).runs)
+
+
+def test_most_is_a_bar_too():
+    runs = report(Score.of(1.2), Score.of(1.4)).runs
+    assert Bar(key="yaw", most=1.3).met(runs)
+    assert not Bar(key="yaw", most=1.3, over="every").met(runs)
+    assert str(Bar(key="yaw", least=1, most=1.3)) == "yaw, median: at least 1 and at most 1.3"
+    assert not Bar(key="nothing", most=1.3).met(runs)
+
+
+def grouped(*, baseline: float = 0.1) -> Report:
+    """Two runs and a baseline for each, over two groups; of the columns `unasked` nobody wanted the number."""
+    names = ("motion", "yaw"), ("time", "seam"), ("time", "unasked")
+    columns = [Column(key=key, title=key, group=group) for group, key in names]
+    why = Score.missing("one segment only")
+    runs = [
+        Run(name=n, scores={"yaw": Score.of(v), "seam": why}, checks={"sound": True}) for n, v in (("a", 1), ("b", 0))
+    ]
+    still = [Run(name=n, scores={"yaw": Score.of(baseline)}, method="static copy") for n in "ab"]
+    return Report(columns=columns, runs=[*runs, *still])
+
+
+def test_each_group_has_its_table_and_baselines_their_median():
+    assert grouped().markdown().splitlines() == [
+        "### motion",
+        "",
+        "| run | yaw | sound |",
+        "| --- | ---: | ---: |",
+        "| a | 1.00 | yes |",
+        "| b | 0.00 | yes |",
+        "| median | 0.50 | 2 of 2 |",
+        "| static copy, median | 0.10 |  |",
+        "",
+        "### time",
+        "",
+        "| run | seam |",
+        "| --- | ---: |",
+        "| a | – |",
+        "| b | – |",
+        "| median | – |",
+        "| static copy, median | – |",
+        "",
+        "- all runs: one segment only, left out of the median (seam)",
+    ]
+
+
+def test_baselines_stand_apart_in_json_and_do_not_count_for_bars():
+    data = grouped(baseline=5.0).json()
+    assert [run["name"] for run in data["runs"]] == ["a", "b"]
+    assert data["median"]["yaw"] == 0.5
+    assert data["baselines"]["static copy"]["median"]["yaw"] == 5
+    assert not Bar(key="yaw", least=1).met(grouped(baseline=5.0).own)
+
+
+def test_the_interval_of_the_median_is_that_of_the_sign_test():
+    def ends(count: int) -> tuple[float, float]:
+        score = median_score([Score.of(float(value)) for value in range(count)])
+        return score.low, score.high
+
+    assert np.isnan(ends(5)).all()
+    assert ends(6) == (0, 5)  # 1 - 2 / 64 = 96.9 %
+    assert ends(9) == (1, 7)  # 1 - 2 * 10 / 512 = 96.1 %
+    assert ends(20) == (5, 14)  # 95.9 %
 
 
 def test_json_has_null_for_missing_numbers():
