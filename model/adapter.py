@@ -43,7 +43,13 @@ class Adapter(nn.Module):
         self.video = nn.ModuleDict(
             {
                 str(i): FullVideoAttention(
-                    base.width, config.inner_width, config.video_head_dim, config.rotary_theta, operations, **factory
+                    base.width,
+                    config.inner_width,
+                    config.video_head_dim,
+                    config.rotary_theta,
+                    operations,
+                    config.video_scope,
+                    **factory,
                 )
                 for i in config.blocks_with_video
             }

@@ -66,6 +66,7 @@ class AdapterConfig:
     regions: tuple[str, ...] = REGIONS
     video_width: int = 0  # inner width of full-video attention; 0: half of the base's width
     video_head_dim: int = 64
+    video_scope: Literal["full", "position"] = "full"  # position: attention over time at the same place only
     video_blocks: tuple[int, ...] | None = None  # None: all
     rotary_theta: float = 256.0
     context_tokens: int = 4  # length of the learned empty-prompt context
@@ -76,6 +77,8 @@ class AdapterConfig:
             raise UserError(f"conditioning must be 'cached' or 'joint', got {self.conditioning!r}")
         if self.driving not in ("both", "tokens", "aligned"):
             raise UserError(f"driving must be 'both', 'tokens' or 'aligned', got {self.driving!r}")
+        if self.video_scope not in ("full", "position"):
+            raise UserError(f"video_scope must be 'full' or 'position', got {self.video_scope!r}")
         if self.segment_length < 1 or self.num_history < 0:
             raise UserError(f"segment_length {self.segment_length} and num_history {self.num_history} must be positive")
         if self.inner_width % self.video_head_dim:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from svdp.model.attention import FullVideoAttention, rotary
 
 B, FRAMES, N, D, H = 2, 3, 5, 12, 2
 
 
-def layer() -> FullVideoAttention:
+def layer(scope: str = "full") -> FullVideoAttention:
     torch.manual_seed(0)
-    made = FullVideoAttention(D, 8, 4, 256.0)
+    made = FullVideoAttention(D, 8, 4, 256.0, scope=scope)
     for p in made.parameters():
         torch.nn.init.normal_(p, std=0.5)
     return made
@@ -32,15 +33,17 @@ def loop(a: FullVideoAttention, x: torch.Tensor, past: torch.Tensor | None) -> t
                 heads = []
                 for h in range(2):
                     q = head(a.to_q, a.norm_q, frame[b, n], h, f)
-                    keys = torch.stack([head(a.to_k, a.norm_k, t[b, m], h, g) for g, t in seen for m in range(N)])
-                    values = torch.stack([head(a.to_v, None, t[b, m], h, g) for g, t in seen for m in range(N)])
+                    places = [n] if a.scope == "position" else range(N)
+                    keys = torch.stack([head(a.to_k, a.norm_k, t[b, m], h, g) for g, t in seen for m in places])
+                    values = torch.stack([head(a.to_v, None, t[b, m], h, g) for g, t in seen for m in places])
                     heads.append(torch.softmax(keys @ q / 2.0, 0) @ values)
                 out[b, f, n] = a.to_out(torch.cat(heads))
     return out
 
 
-def test_vectorised_equals_loop():
-    a, x = layer(), torch.randn(B, FRAMES, N, D)
+@pytest.mark.parametrize("scope", ["full", "position"])
+def test_vectorised_equals_loop(scope):
+    a, x = layer(scope), torch.randn(B, FRAMES, N, D)
     past = torch.randn(B, H, N, D)
     with torch.no_grad():
         torch.testing.assert_close(a(x), loop(a, x, None), atol=1e-5, rtol=1e-5)
@@ -54,6 +57,15 @@ def test_every_frame_sees_every_other_frame():
     changed[:, 2] += 1
     with torch.no_grad():
         assert ((a(changed) - a(x))[:, 0].abs().amax(-1) > 1e-4).all()
+
+
+def test_in_the_factorised_form_a_token_sees_its_own_place_alone():
+    a, x = layer("position"), torch.randn(1, FRAMES, N, D)
+    changed = x.clone()
+    changed[:, 2, 1] += 1
+    with torch.no_grad():
+        reached = (a(changed) - a(x)).abs().amax(-1)[0] > 1e-5
+    assert reached[:, 1].all() and not reached[:, [0, 2, 3, 4]].any()
 
 
 def test_time_order_matters():
