@@ -23,6 +23,7 @@ from .heads.pairs import Cast
 from .heads.scene import MARGIN, Portrait, Studio, make_portrait, restore_portrait
 from .heads.texture import anatomy
 from .materials import DataConfig, MediaFile, list_media, read_frames
+from .pairs import PairTake, parts_of, read_pair
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,10 @@ LEAST_COVER = 0.72  # share of the crop that the photo must fill
 class Troupe:
     """All that samples of one split are made from."""
 
-    studio: Studio
+    studio: Studio | None  # None: no head model, and nothing is rendered
     cast: Cast
     takes: list[Take]
+    pairs: list[PairTake]
 
 
 def open_studio(config: DataConfig) -> Studio:
@@ -53,14 +55,15 @@ def open_studio(config: DataConfig) -> Studio:
 
 def gather(config: DataConfig, split: str) -> Troupe:
     """Read, fit and track the split's material, or take it from config.cache. Bad photos are logged and left out."""
-    studio = open_studio(config)
+    studio = open_studio(config) if config.head_model else None
     Path(config.cache).mkdir(parents=True, exist_ok=True)
-    photos = list_media(config, split, "portraits")
-    fitted = [(media, load_portrait(studio, media, config)) for media in photos]
+    photos = list_media(config, split, "portraits") if studio is not None else []
+    fitted = [(media, load_portrait(studio, media, config)) for media in photos if studio is not None]
     good = [(media, portrait) for media, portrait in fitted if portrait is not None]
     takes = [take for media in list_media(config, split, "clips") for take in load_takes(media, config)]
+    pairs = [take for media in list_media(config, split, "pairs") for take in load_pair(media, config)]
     cast = Cast([p for _, p in good], [m for m, _ in good], [take.track for take in takes])
-    return Troupe(studio, cast, takes)
+    return Troupe(studio, cast, takes, pairs)
 
 
 def load_portrait(studio: Studio, media: MediaFile, config: DataConfig) -> Portrait | None:
@@ -125,26 +128,52 @@ def load_takes(media: MediaFile, config: DataConfig) -> list[Take]:
         / f"clip-{media.name}-{_fingerprint(media.path, config.size, config.crop_scale, config.frames)}.npz"
     )
     arrays = _cached(path, lambda: _pack_takes(read_takes(media, config)))
-    takes = []
-    for n in range(int(arrays["count"])):
-        frames, side = arrays[f"frames{n}"], arrays[f"frames{n}"].shape[1]
-        track = FaceTrack(
-            arrays[f"landmarks{n}"], arrays[f"blendshapes{n}"], arrays[f"matrices{n}"],
-            np.ones(len(frames), bool), (side, side),
-        )  # fmt: skip
-        takes.append(Take(media, frames, track))
-    return takes
+    return [_unpack_take(media, arrays, str(n)) for n in range(int(arrays["count"]))]
 
 
 def _pack_takes(takes: list[Take]) -> dict[str, np.ndarray]:
     packed = {"count": np.array(len(takes))}
     for n, take in enumerate(takes):
-        track = take.track
-        packed |= {
-            f"frames{n}": take.frames, f"landmarks{n}": track.landmarks,
-            f"blendshapes{n}": track.blendshapes, f"matrices{n}": track.matrices,
-        }  # fmt: skip
+        packed |= _pack_take(take, str(n))
     return packed
+
+
+def load_pair(media: MediaFile, config: DataConfig) -> list[PairTake]:
+    """The takes of a pair made elsewhere, from the cache or tracked now."""
+    digests = [_digest(path) for path in parts_of(media.path).values()]
+    path = Path(config.cache) / (
+        f"pair-{media.name}-{_short(*digests, config.size, config.crop_scale, config.frames)}.npz"
+    )
+    arrays = _cached(path, lambda: _pack_pairs(read_pair(media, config)))
+    return [
+        PairTake(
+            arrays[f"source{n}"], _unpack_take(media, arrays, f"{n}target"), _unpack_take(media, arrays, f"{n}driver")
+        )
+        for n in range(int(arrays["count"]))
+    ]
+
+
+def _pack_pairs(takes: list[PairTake]) -> dict[str, np.ndarray]:
+    packed = {"count": np.array(len(takes))}
+    for n, take in enumerate(takes):
+        packed |= {f"source{n}": take.source}
+        packed |= _pack_take(take.target, f"{n}target") | _pack_take(take.driver, f"{n}driver")
+    return packed
+
+
+def _pack_take(take: Take, key: str) -> dict[str, np.ndarray]:
+    track = take.track
+    return {
+        f"frames{key}": take.frames, f"landmarks{key}": track.landmarks,
+        f"blendshapes{key}": track.blendshapes, f"matrices{key}": track.matrices,
+    }  # fmt: skip
+
+
+def _unpack_take(media: MediaFile, arrays: dict[str, np.ndarray], key: str) -> Take:
+    frames = arrays[f"frames{key}"]
+    side, present = frames.shape[1], np.ones(len(frames), bool)
+    landmarks, blendshapes, matrices = (arrays[f"{name}{key}"] for name in ("landmarks", "blendshapes", "matrices"))
+    return Take(media, frames, FaceTrack(landmarks, blendshapes, matrices, present, (side, side)))
 
 
 def _cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -159,9 +188,13 @@ def _cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, 
         return {name: data[name] for name in data.files}
 
 
-def _fingerprint(path: Path, *settings: int | str) -> str:
+def _fingerprint(path: Path, *settings: float | str) -> str:
     """Short hash of a file and of the settings that decide what is made of it."""
     return hashlib.sha256(repr((_digest(path), settings)).encode()).hexdigest()[:12]
+
+
+def _short(*values: float | str) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=512)

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from ..signals.crops import CropConfig, crop_landmarks, plan_crop, resample
-from ..signals.regions import RegionConfig, masked_frames, region_masks
+from ..signals.regions import masked_frames
 from ..signals.track import FaceTrack, track_faces
+from .augment import disturb, driver_masks
 from .materials import DataConfig, MediaFile, read_frames
 from .pictures import PictureClip, draw_colours, lift_dark, mirror, to_bytes
 
@@ -42,7 +43,7 @@ def read_takes(media: MediaFile, config: DataConfig) -> list[Take]:
         piece = track[start:stop]
         if stop - start < config.frames or np.median(piece.eye_distance) < SMALLEST_FACE:
             continue
-        takes.append(_crop_take(media, frames[start:stop], piece, crop))
+        takes.append(crop_take(media, frames[start:stop], piece, crop))
     return takes
 
 
@@ -54,7 +55,7 @@ def uncut_runs(track: FaceTrack) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairwise(borders) if track.present[a]]
 
 
-def _crop_take(media: MediaFile, frames: Sequence[np.ndarray], track: FaceTrack, crop: CropConfig) -> Take:
+def crop_take(media: MediaFile, frames: Sequence[np.ndarray], track: FaceTrack, crop: CropConfig) -> Take:
     affines = plan_crop(track, crop).affines.copy()
     affines[:, :, 2] += MARGIN * crop.size
     side = int(crop.size * (1 + 2 * MARGIN))
@@ -68,17 +69,12 @@ def make_self_driven(rng: np.random.Generator, takes: Sequence[Take], config: Da
     """One sample of config.frames frames from one of the takes."""
     chances = np.array([np.sqrt(len(take)) for take in takes])
     take = takes[int(rng.choice(len(takes), p=chances / chances.sum()))]
-    stride = 2 if len(take) >= 2 * config.frames and rng.random() < 0.3 else 1
-    span = (config.frames - 1) * stride + 1
-    start = int(rng.integers(0, len(take) - span + 1))
-    order = np.arange(start, start + span, stride)
-    inner = int(MARGIN * config.size)
-    cut = slice(inner, inner + config.size)
+    order = draw_order(rng, len(take), config.frames)
     colours = draw_colours(rng, 0.35)
-    rows = _source_frames(rng, len(take), start, start + span, config.sources)
-    target = to_bytes(colours(take.frames[order][:, cut, cut].astype(np.float32)))
-    sources = to_bytes(colours(take.frames[rows][:, cut, cut].astype(np.float32)))
-    driving, masks = _change_driver(rng, take, order, config.size)
+    rows = source_frames(rng, len(take), int(order[0]), int(order[-1]) + 1, config.sources)
+    target = to_bytes(colours(without_margin(take.frames[order], config.size)))
+    sources = to_bytes(colours(without_margin(take.frames[rows], config.size)))
+    driving, masks = change_driver(rng, take, order, config)
     info = {
         "provider": "clip", "identities": [take.media.name], "driver": take.media.name,
         "licences": [take.media.licence],
@@ -87,7 +83,21 @@ def make_self_driven(rng: np.random.Generator, takes: Sequence[Take], config: Da
     return mirror(clip) if rng.random() < 0.5 else clip
 
 
-def _source_frames(rng: np.random.Generator, length: int, start: int, stop: int, count: int) -> np.ndarray:
+def draw_order(rng: np.random.Generator, length: int, frames: int) -> np.ndarray:
+    """Indices (frames,) of a piece of a take, sometimes every second frame."""
+    stride = 2 if length >= 2 * frames and rng.random() < 0.3 else 1
+    span = (frames - 1) * stride + 1
+    start = int(rng.integers(0, length - span + 1))
+    return np.arange(start, start + span, stride)
+
+
+def without_margin(frames: np.ndarray, size: int) -> np.ndarray:
+    """(n, size, size, 3) float32 from frames of a take."""
+    inner = int(MARGIN * size)
+    return frames[:, inner : inner + size, inner : inner + size].astype(np.float32)
+
+
+def source_frames(rng: np.random.Generator, length: int, start: int, stop: int, count: int) -> np.ndarray:
     """Frames that show the person at another time: outside [start, stop) and away from it where the clip allows."""
     frames = np.arange(length)
     for gap in (3 * FAR, FAR, 1):
@@ -97,27 +107,31 @@ def _source_frames(rng: np.random.Generator, length: int, start: int, stop: int,
     return rng.choice(frames, count, replace=length < count)
 
 
-def _change_driver(rng: np.random.Generator, take: Take, order: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def change_driver(
+    rng: np.random.Generator, take: Take, order: np.ndarray, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
     """The take's frames with other colours, sharpness, proportions and framing, masked; and the masks."""
-    warp = _FaceWarp(rng, take.frames.shape[1], size)
+    changes = config.driver
+    warp = _FaceWarp(rng, take.frames.shape[1], config.size, changes.affine)
     pictures = np.stack([warp.picture(frame) for frame in take.frames[order]]).astype(np.float32)
-    changed = draw_colours(rng, 1.0)(pictures)
+    changed = draw_colours(rng, changes.colour)(pictures)
     blur = rng.uniform(0, 1.1)
     if blur > 0.4:
         changed = np.stack([cv2.GaussianBlur(picture, (0, 0), blur) for picture in changed])
     landmarks = warp.landmarks(take.track.landmarks[order])
-    masks = region_masks(landmarks, (size, size), RegionConfig(dilation=float(rng.uniform(0.10, 0.24))))
+    masks = driver_masks(rng, landmarks, config.size, changes)
+    changed = disturb(rng, changed, landmarks, changes)
     return masked_frames(to_bytes(lift_dark(changed, masks)), masks), masks
 
 
 class _FaceWarp:
     """A fixed small change of proportions: anisotropic scale, shift, and a smooth wobble; the same in every frame."""
 
-    def __init__(self, rng: np.random.Generator, side: int, size: int):
+    def __init__(self, rng: np.random.Generator, side: int, size: int, strength: float = 1.0):
         self.size, self.centre = size, side / 2
-        self.zoom = np.exp(rng.normal(0, 0.035) + rng.normal(0, (0.045, 0.045)))
-        self.shift = rng.normal(0, 0.012, 2) * size
-        knots = rng.normal(0, 0.011 * size, (5, 5, 2)).astype(np.float32)
+        self.zoom = np.exp(strength * (rng.normal(0, 0.035) + rng.normal(0, (0.045, 0.045))))
+        self.shift = strength * rng.normal(0, 0.012, 2) * size
+        knots = (strength * rng.normal(0, 0.011 * size, (5, 5, 2))).astype(np.float32)
         self.wobble = cv2.resize(knots, (size, size), interpolation=cv2.INTER_CUBIC)
         x, y = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
         grid = np.stack([x, y], 2) - size / 2 - self.shift

@@ -16,21 +16,22 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError
 from ..model.autoencoder import ENCODER_PREFIX, TinyAutoencoder
+from ..model.hosts.diffusers_vae import load_autoencoder
 from ..signals.images import save_image
-from .cast import Troupe, gather
-from .clips import make_self_driven
-from .heads.pairs import make_pair
+from .cast import gather
 from .materials import SPLITS, DataConfig, list_media, load_data_config, with_cache
 from .pictures import PictureClip, pool_masks
+from .providers import Providers, open_providers
 from .shards import read_shard, write_shard
 
 __all__ = ["DataConfig", "build", "inspect", "load_data_config", "make_clip"]
@@ -62,15 +63,14 @@ def build(
     folder = out / split
     config = with_cache(config, out)
     troupe = gather(config, split)  # fills the cache once, and finds what is missing before workers start
-    if len(troupe.cast.portraits) < 2 and (config.clip_share < 1 or not troupe.takes):
-        raise UserError(f"rendered pairs need two usable portraits or more for {split}; the material gives too few")
+    providers = open_providers(config, troupe, split)
     encoder = load_encoder(Path(config.autoencoder))
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(math.ceil(num_clips / config.clips_per_shard))
     wanted = [n for n in numbers if not shard_path(folder, seed, n).is_file()]
     done = len(numbers) - len(wanted)
     if workers == 1:
-        finished = (build_shard(config, troupe, encoder, folder, split, seed, number) for number in wanted)
+        finished = (build_shard(config, providers, encoder, folder, split, seed, number) for number in wanted)
     else:
         finished = _build_parallel(config, folder, split, seed, wanted, workers)
     for _ in finished:
@@ -94,18 +94,18 @@ class _Worker:
     """What one worker process keeps between shards."""
 
     config: DataConfig
-    troupe: Troupe
-    encoder: TinyAutoencoder
+    providers: Providers
+    encoder: Encoder
 
 
 def _start_worker(config: DataConfig, split: str) -> None:
     torch.set_num_threads(1)
-    _Worker.config, _Worker.troupe = config, gather(config, split)
+    _Worker.config, _Worker.providers = config, open_providers(config, gather(config, split), split)
     _Worker.encoder = load_encoder(Path(config.autoencoder))
 
 
 def _work(folder: str, split: str, seed: int, number: int) -> None:
-    build_shard(_Worker.config, _Worker.troupe, _Worker.encoder, Path(folder), split, seed, number)
+    build_shard(_Worker.config, _Worker.providers, _Worker.encoder, Path(folder), split, seed, number)
 
 
 def shard_path(folder: Path, seed: int, number: int) -> Path:
@@ -114,33 +114,38 @@ def shard_path(folder: Path, seed: int, number: int) -> Path:
 
 
 def build_shard(
-    config: DataConfig, troupe: Troupe, encoder: TinyAutoencoder, folder: Path, split: str, seed: int, number: int
+    config: DataConfig, providers: Providers, encoder: Encoder, folder: Path, split: str, seed: int, number: int
 ) -> None:
     """Write one shard."""
 
     def samples():
         for index in range(number * config.clips_per_shard, (number + 1) * config.clips_per_shard):
-            clip = make_clip(config, troupe, split, seed, index)
+            clip = make_clip(providers, split, seed, index)
             yield f"{seed:04d}-{index:07d}", encode_clip(encoder, clip), clip.info
 
     write_shard(shard_path(folder, seed, number), samples())
 
 
-def make_clip(config: DataConfig, troupe: Troupe, split: str, seed: int, index: int) -> PictureClip:
+def make_clip(providers: Providers, split: str, seed: int, index: int) -> PictureClip:
     """Sample `index` of a build, as pictures."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    if troupe.takes and rng.random() < config.clip_share:
-        clip = make_self_driven(rng, troupe.takes, config)
-    else:
-        clip = make_pair(rng, troupe.studio, troupe.cast, config)
+    clip = providers.make(np.random.default_rng([seed, SPLITS.index(split), index]))
     clip.info.update(seed=seed, index=index, split=split)
     return clip
 
 
-def load_encoder(path: Path) -> TinyAutoencoder:
-    """A tiny autoencoder, in bfloat16 for speed, from a whole one's file or TAESD's encoder alone. Raises UserError."""
-    if not path.is_file():
+class Encoder(Protocol):
+    """Pictures (B, 3, H, W) in 0..1 to latents (B, 16, H/8, W/8) as the model sees them."""
+
+    def encode(self, x_B3HW: Tensor) -> Tensor: ...
+
+
+def load_encoder(path: Path) -> Encoder:
+    """An encoder into SD3's latent space, in bfloat16 for speed: a tiny autoencoder's file, TAESD's encoder alone, or
+    SD3's own as a folder, file or checkpoint. Raises UserError."""
+    if not path.exists():
         raise UserError(f"no autoencoder at {path}: name one in the configuration (autoencoder)")
+    if path.is_dir() or _is_sd3s_own(path):
+        return load_autoencoder(path, "cpu", torch.bfloat16)
     weights = load_file(path)
     if not any(name.startswith(ENCODER_PREFIX) for name in weights):
         weights = {ENCODER_PREFIX + name: value for name, value in weights.items()}
@@ -152,8 +157,13 @@ def load_encoder(path: Path) -> TinyAutoencoder:
     return own.to(torch.bfloat16).to(memory_format=torch.channels_last).train(False)  # type: ignore[call-overload]
 
 
+def _is_sd3s_own(path: Path) -> bool:
+    with safe_open(str(path), "pt") as file:
+        return any(name.endswith("encoder.conv_in.weight") for name in file.keys())
+
+
 @torch.no_grad()
-def encode_pictures(encoder: TinyAutoencoder, pictures: np.ndarray) -> np.ndarray:
+def encode_pictures(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
     """(n, H, W, 3) uint8 -> (n, 16, H/8, W/8) float16 latents as the model sees them."""
 
     def encode(batch: np.ndarray) -> Tensor:
@@ -164,7 +174,7 @@ def encode_pictures(encoder: TinyAutoencoder, pictures: np.ndarray) -> np.ndarra
     return torch.cat([encode(pictures[i : i + ENCODER_BATCH]) for i in starts]).contiguous().half().numpy()
 
 
-def encode_clip(encoder: TinyAutoencoder, clip: PictureClip) -> dict[str, np.ndarray]:
+def encode_clip(encoder: Encoder, clip: PictureClip) -> dict[str, np.ndarray]:
     """The arrays of `training.shards`."""
     parts = (clip.sources, clip.target, clip.driving)
     latents = encode_pictures(encoder, np.concatenate(parts))
@@ -181,7 +191,7 @@ def write_manifest(config: DataConfig, out: Path) -> dict[str, Any]:
     for split in SPLITS:
         shards = sorted((out / split).glob("*.tar"))
         about = [_shard_summary(path) for path in shards]
-        files = {m.name: m for kind in ("portraits", "clips") for m in list_media(config, split, kind)}
+        files = {m.name: m for kind in ("portraits", "clips", "pairs") for m in list_media(config, split, kind)}
         splits[split] = {
             "shards": [path.name for path in shards],
             "clips": sum(entry["clips"] for entry in about),

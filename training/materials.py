@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from PIL import Image, ImageSequence
 from ..errors import MediaError, UserError
 from ..signals.images import load_image
 from ..signals.video import VideoReader
-from .tables import read_toml
+from .augment import DriverChanges
+from .tables import build, read_toml
 
 SPLITS = ("train", "heldout")
 VIDEO_SUFFIXES = (".mp4", ".mpg", ".mov", ".webm", ".mkv", ".avi")
 MOVING_SUFFIXES = (".webp", ".gif", ".png")
+SHARES = ("pair_share", "clip_share", "cross_share", "plain_share", "swap_share", "reshape_share", "replay_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class Material:
     licence: str
     portraits: tuple[str, ...] = ()  # files that lend a photo; of a moving picture the first frame with a face
     clips: tuple[str, ...] = ()  # files that lend frames (self-driven samples) and motion
+    pairs: tuple[str, ...] = ()  # folders of cross-identity pairs made elsewhere, see `training.pairs`
     heldout: tuple[str, ...] = ()  # patterns of file names kept for validation
 
 
@@ -37,21 +40,25 @@ class Material:
 class DataConfig:
     """Everything that decides what `training.data.build` writes, besides the seed."""
 
-    head_model: str  # npz of `heads.bake`
-    autoencoder: str  # safetensors: the encoder alone, or a whole tiny autoencoder
+    autoencoder: str  # safetensors: the encoder alone or a whole tiny autoencoder; or SD3's own
     materials: tuple[Material, ...]
     roots: Mapping[str, str]
+    head_model: str = ""  # npz of `heads.bake`; empty: no rendered pairs
     cache: str = ""  # folder for fitted heads and tracks; empty: `cache` beside the shards
     size: int = 128
     crop_scale: float = 1.9  # side of the crop / size of the face; the adapter must be told the same
     frames: int = 19
     sources: int = 3
     clips_per_shard: int = 40
-    clip_share: float = 0.25  # self-driven samples from real or generated clips; the others are rendered pairs
+    pair_share: float = 0.5  # samples from pairs made elsewhere, if there are any
+    clip_share: float = 0.25  # of the rest: self-driven samples from real or generated clips; the others are rendered
+    cross_share: float = 1.0  # rendered pairs: driven by another person; the others by themselves
+    large_pose: float = 42.0  # rendered pairs: most degrees that plain heads turn to a side
     plain_share: float = 0.2  # rendered pairs: plain heads on plain backgrounds, for large poses
     swap_share: float = 0.3  # rendered pairs: the face of one photo in the surroundings of another
     reshape_share: float = 0.4  # rendered pairs: target with a changed head shape
     replay_share: float = 0.5  # rendered pairs: motion of a tracked clip instead of invented motion
+    driver: DriverChanges = field(default_factory=DriverChanges)  # the table [driver]
 
     def __post_init__(self):
         if self.size % 8:
@@ -60,7 +67,7 @@ class DataConfig:
             raise UserError(f"crop_scale must be above 0, got {self.crop_scale}")
         if self.frames < 1 or self.sources < 1 or self.clips_per_shard < 1:
             raise UserError("frames, sources and clips_per_shard must be at least 1")
-        for name in ("clip_share", "plain_share", "swap_share", "reshape_share", "replay_share"):
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         unknown = {m.root for m in self.materials} - set(self.roots)
@@ -89,17 +96,19 @@ def load_data_config(path: Path, overrides: Mapping[str, Any] | None = None) -> 
     overrides = dict(overrides or {})
     roots = document.get("roots", {}) | dict(overrides.pop("roots", {}))
     settings = document.get("data", {}) | overrides
-    known = {f.name for f in fields(DataConfig)} - {"materials", "roots"}
+    known = {f.name for f in fields(DataConfig)} - {"materials", "roots", "driver"}
     if set(settings) - known:
         unknown = sorted(set(settings) - known)
         raise UserError(f"{path}: unknown settings {unknown} in [data]; known are {sorted(known)}")
-    for name in ("head_model", "autoencoder"):
+    materials = tuple(_read_material(path, table) for table in document.get("material", []))
+    needed = ("head_model", "autoencoder") if any(m.portraits for m in materials) else ("autoencoder",)
+    for name in needed:
         if name not in settings:
             raise UserError(f"{path}: [data] needs {name}")
-        settings[name] = str(path.parent / settings[name])
-    materials = tuple(_read_material(path, table) for table in document.get("material", []))
+    files = {name: str(path.parent / settings[name]) for name in ("head_model", "autoencoder") if settings.get(name)}
     resolved = {name: str(path.parent / folder) for name, folder in roots.items()}
-    return DataConfig(materials=materials, roots=resolved, **settings)
+    driver = build(DriverChanges, document.get("driver", {}), f"{path}: [driver]")
+    return DataConfig(materials=materials, roots=resolved, driver=driver, **{**settings, **files})
 
 
 def _read_material(path: Path, table: Mapping[str, Any]) -> Material:
@@ -113,21 +122,29 @@ def _read_material(path: Path, table: Mapping[str, Any]) -> Material:
 
 
 def list_media(config: DataConfig, split: str, kind: str) -> list[MediaFile]:
-    """The split's files of one kind ("portraits" or "clips"), sorted by name. Raises UserError if one is missing."""
+    """The split's files of one kind ("portraits" or "clips"), or its folders of "pairs", sorted by name.
+
+    Raises UserError if one is missing.
+    """
     if split not in SPLITS:
         raise UserError(f"split must be one of {SPLITS}, got {split!r}")
     found = []
     for material in config.materials:
-        for file in getattr(material, kind):
-            name = Path(file).stem
-            kept_out = any(fnmatch.fnmatch(name, pattern) for pattern in material.heldout)
-            if kept_out != (split == "heldout"):
-                continue
-            path = Path(config.roots[material.root]) / file
-            if not path.is_file():
-                raise UserError(f"training material {path} does not exist: set the root {material.root!r}")
-            found.append(MediaFile(name, path, material.origin, material.licence))
+        for path in _files_of(config, material, kind):
+            kept_out = any(fnmatch.fnmatch(path.stem, pattern) for pattern in material.heldout)
+            if kept_out == (split == "heldout"):
+                found.append(MediaFile(path.stem, path, material.origin, material.licence))
     return sorted(found, key=lambda media: media.name)
+
+
+def _files_of(config: DataConfig, material: Material, kind: str) -> list[Path]:
+    named = [Path(config.roots[material.root]) / file for file in getattr(material, kind)]
+    missing = [path for path in named if not (path.is_dir() if kind == "pairs" else path.is_file())]
+    if missing:
+        raise UserError(f"training material {missing[0]} does not exist: set the root {material.root!r}")
+    if kind != "pairs":
+        return named
+    return [pair for folder in named for pair in folder.iterdir() if pair.is_dir()]
 
 
 def read_frames(path: Path) -> tuple[list[np.ndarray], float]:

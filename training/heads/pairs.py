@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...signals.crops import face_frame
-from ...signals.regions import RegionConfig, masked_frames, region_masks
+from ...signals.regions import masked_frames
 from ...signals.track import FaceTrack
+from ..augment import DriverChanges, disturb, driver_masks
 from ..materials import DataConfig, MediaFile
 from ..pictures import PictureClip, draw_colours, lift_dark, mirror, random_backdrop, to_bytes
 from .model import HeadModel
@@ -34,14 +35,17 @@ def make_pair(rng: np.random.Generator, studio: Studio, cast: Cast, config: Data
     """One sample of config.frames frames."""
     a, b = (int(n) for n in rng.choice(len(cast.portraits), 2, replace=False))
     target, names = _target_actor(rng, studio, cast, a, config)
-    driver = _driver_actor(rng, studio, cast.portraits[b])
-    motion = _within_reach(target, _draw_motion(rng, studio.model, cast, config.frames, config))
+    if config.cross_share < 1 and rng.random() >= config.cross_share:
+        driver, b = target, a  # the target drives itself
+    else:
+        driver = _driver_actor(rng, studio, cast.portraits[b])
+    motion = _within_reach(target, _draw_motion(rng, studio.model, cast, config.frames, config), config)
     base = base_affine(studio)
     shown = base if rng.random() < 0.5 else _jitter(rng, base, studio)
     colours = draw_colours(rng, 0.4)
     pictures = np.stack([draw(studio, target, points, shown) for points in move_head(studio, target, motion)])
     sources = _draw_sources(rng, studio, cast, target, config)
-    driving, masks = _draw_driver(rng, studio, driver, motion, base)
+    driving, masks = _draw_driver(rng, studio, driver, motion, base, config.driver)
     info = {
         "provider": "rendered",
         "identities": names,
@@ -65,11 +69,11 @@ def own_affine(studio: Studio, points: np.ndarray) -> np.ndarray:
     return np.concatenate([zoom * np.eye(2), -zoom * (centre[0] - side / 2)[:, None]], 1).astype(np.float32)
 
 
-def _jitter(rng: np.random.Generator, affine: np.ndarray, studio: Studio) -> np.ndarray:
+def _jitter(rng: np.random.Generator, affine: np.ndarray, studio: Studio, strength: float = 1.0) -> np.ndarray:
     """The affine with a small random scale about the picture's centre and a shift."""
-    zoom, middle = float(np.exp(rng.normal(0, 0.03))), studio.fine / 2
+    zoom, middle = float(np.exp(strength * rng.normal(0, 0.03))), studio.fine / 2
     moved = affine * zoom
-    moved[:, 2] += middle * (1 - zoom) + rng.normal(0, 0.015, 2) * studio.fine
+    moved[:, 2] += middle * (1 - zoom) + strength * rng.normal(0, 0.015, 2) * studio.fine
     return moved.astype(np.float32)
 
 
@@ -79,10 +83,11 @@ def _draw_motion(rng: np.random.Generator, model: HeadModel, cast: Cast, frames:
     return invent(rng, model, frames)
 
 
-def _within_reach(actor: Actor, motion: Motion) -> Motion:
+def _within_reach(actor: Actor, motion: Motion, config: DataConfig) -> Motion:
     """The motion with its angles limited to what the actor's pictures bear."""
     if actor.backdrop is not None:
-        return limit_angles(motion, FAR)
+        wide = config.large_pose / FAR[0]
+        return limit_angles(replace(motion, angles=motion.angles * wide), FAR * wide)
     return limit_angles(motion, NEAR, np.array([0.5 * actor.place.fit.camera.yaw, 0, 0]))
 
 
@@ -128,7 +133,7 @@ def _draw_sources(rng: np.random.Generator, studio: Studio, cast: Cast, actor: A
     pictures = [draw(studio, actor, fit.camera.project(heads), _jitter(rng, base_affine(studio), studio))]
     if untouched and np.allclose(actor.person, studio.model.person(fit.identity)):
         pictures = [photo_crop(studio, actor.place)]
-    other = _within_reach(actor, _draw_motion(rng, studio.model, cast, config.frames, config))
+    other = _within_reach(actor, _draw_motion(rng, studio.model, cast, config.frames, config), config)
     calm = replace(other, expression=other.expression * rng.uniform(0.3, 1.0))
     moved = move_head(studio, actor, calm)
     for t in rng.choice(config.frames, config.sources - 1, replace=config.frames < config.sources - 1):
@@ -145,14 +150,19 @@ def photo_crop(studio: Studio, portrait: Portrait) -> np.ndarray:
 
 
 def _draw_driver(
-    rng: np.random.Generator, studio: Studio, actor: Actor, motion: Motion, base: np.ndarray
+    rng: np.random.Generator,
+    studio: Studio,
+    actor: Actor,
+    motion: Motion,
+    base: np.ndarray,
+    changes: DriverChanges,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masked pictures (T, size, size, 3) uint8 and masks (T, 3, size, size)."""
-    affine = _jitter(rng, base, studio)
+    affine = _jitter(rng, base, studio, changes.affine)
     moved = move_head(studio, actor, motion)
     pictures = np.stack([draw(studio, actor, points, affine) for points in moved])
     landmarks = crop_points(studio.table.locate(moved), affine) * (studio.size / studio.fine)
-    regions = RegionConfig(dilation=float(rng.uniform(0.10, 0.24)))
-    masks = region_masks(landmarks, (studio.size, studio.size), regions)
-    coloured = to_bytes(lift_dark(draw_colours(rng, 1.0)(pictures), masks))
+    masks = driver_masks(rng, landmarks, studio.size, changes)
+    changed = disturb(rng, draw_colours(rng, changes.colour)(pictures), landmarks, changes)
+    coloured = to_bytes(lift_dark(changed, masks))
     return masked_frames(coloured, masks), masks
