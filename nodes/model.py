@@ -1,13 +1,21 @@
 """Nodes around the model: load and apply an adapter, encode signals, guide and sample."""
 
+from fnmatch import fnmatch
+
 import folder_paths
 from comfy_api.latest import io, ui
 
-from .folders import KEY
+from .folders import ASSETS, BUNDLED, KEY
 from .types import CATEGORY, AdapterType
 
 SignalsType = io.Custom("SVDP_SIGNALS")  # model.hosts.comfy_signals.VideoSignals
 OWN = -1.0  # a weight or number that the adapter file decides
+
+
+def adapter_names() -> list[str]:
+    """Files that may be adapters: those in models/svdp, and of the bundled files the adapter alone."""
+    names = folder_paths.get_filename_list(KEY)
+    return [n for n in names if fnmatch(n, BUNDLED[KEY]) or not (ASSETS / n).is_file()]
 
 
 def _weight(name: str, what: str, paper: float) -> io.Float.Input:
@@ -62,7 +70,7 @@ class SVDPLoadAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "adapter_name",
-                    options=folder_paths.get_filename_list(KEY),
+                    options=adapter_names(),
                     tooltip="A file in models/svdp. mini_adapter is bundled and belongs to the checkpoint mini_base.",
                 )
             ],

@@ -1,0 +1,160 @@
+"""The nodes around the model, as ComfyUI runs them, with the bundled model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from svdp.errors import UserError
+
+SIDE, FRAMES = 64, 5
+
+
+@pytest.fixture(scope="module")
+def bundled(comfy_on_path, assets_dir) -> Any:
+    """MODEL and VAE of the bundled checkpoint, by ComfyUI's own loaders."""
+    import comfy.sd
+    import comfy.utils
+    from svdp.nodes.folders import register_folders
+
+    register_folders()
+    model = comfy.sd.load_diffusion_model(str(assets_dir / "mini_base.safetensors"))
+    return model, comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(assets_dir / "mini_autoencoder.safetensors")))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A portrait, masked driving frames, and the mask of their only region."""
+    g = torch.Generator().manual_seed(0)
+    mask = torch.zeros(FRAMES, SIDE, SIDE)
+    mask[:, 16:32, 16:48] = 1
+    driver = torch.rand(FRAMES, SIDE, SIDE, 3, generator=g) * 0.9 + 0.1
+    return torch.rand(1, SIDE, SIDE, 3, generator=g), driver * mask[..., None], mask
+
+
+@pytest.fixture(scope="module")
+def chain(bundled, pictures) -> dict[str, Any]:
+    """What comes out of each node up to the guider."""
+    from svdp.nodes import model as nodes
+
+    model, vae = bundled
+    source, masked, mask = pictures
+    adapter, info = nodes.SVDPLoadAdapter.execute("mini_adapter.safetensors").args
+    (applied,) = nodes.SVDPApply.execute(model, adapter, 1.0, 0.0).args
+    signals, empty = nodes.SVDPEncodeSignals.execute(vae, source, masked, eyes=mask).args
+    (guider,) = nodes.SVDPSignalFusion.execute(applied, signals, -1.0, 2.0, -1.0, 0, 1, 0, 1, 0, 1, 1, 1, 1).args
+    return {"info": info, "model": applied, "signals": signals, "empty": empty, "guider": guider}
+
+
+@pytest.fixture
+def how(chain) -> dict[str, Any]:
+    """Noise, sampler and sigmas from ComfyUI's own nodes."""
+    from comfy_extras.nodes_custom_sampler import BasicScheduler, KSamplerSelect, RandomNoise
+
+    return {
+        "noise": RandomNoise.execute(7).args[0],
+        "sampler": KSamplerSelect.execute("euler").args[0],
+        "sigmas": BasicScheduler.execute(chain["model"], "simple", 2, 1.0).args[0],
+    }
+
+
+def test_the_adapter_says_what_it_is(chain):
+    assert "Apache-2.0" in chain["info"] and "width 320" in chain["info"]
+    assert "shift 1.5" in chain["info"] and "driving 3" in chain["info"]
+
+
+def test_the_bundled_adapter_is_in_the_list(bundled):
+    from svdp.nodes.model import SVDPLoadAdapter
+
+    options = SVDPLoadAdapter.define_schema().inputs[0].options
+    assert "mini_adapter.safetensors" in options
+    assert not [o for o in options if "base" in o or "autoencoder" in o]
+
+
+def test_open_weights_and_shift_are_the_adapters_own(chain):
+    fusion = chain["guider"].fusion
+    assert (fusion.source, fusion.driving, fusion.history) == (1.5, 2.0, 1.0)
+    assert chain["model"].get_model_object("model_sampling").shift == 1.5
+
+
+def test_signals_are_latents_with_their_regions(chain):
+    signals = chain["signals"]
+    assert signals.driving.shape == (FRAMES, 16, 8, 8) and signals.source.shape == (1, 16, 8, 8)
+    assert signals.masks.shape == (FRAMES, 3, 8, 8)
+    assert signals.masks[:, 0, 2:4, 2:6].eq(1).all() and signals.masks[:, 1:].eq(0).all()
+    assert chain["empty"]["samples"].shape == signals.driving.shape
+
+
+def test_what_is_not_black_counts_as_the_mask(bundled, pictures):
+    from svdp.nodes.model import SVDPEncodeSignals
+
+    source, masked, mask = pictures
+    by_itself = SVDPEncodeSignals.execute(bundled[1], source, masked).args[0]
+    given = SVDPEncodeSignals.execute(bundled[1], source, masked, mask=mask).args[0]
+    assert torch.equal(by_itself.masks, given.masks)
+    assert by_itself.masks.sum() == 3 * FRAMES * 2 * 4
+
+
+def test_the_segmented_sampler_makes_a_video(chain, how, bundled):
+    from svdp.nodes.model import SVDPSegmentedSampler
+
+    output = SVDPSegmentedSampler.execute(how["noise"], chain["guider"], how["sampler"], how["sigmas"], 3, 2, -1.0)
+    latent, report = output.args
+    assert latent["samples"].shape == (FRAMES, 16, 8, 8)
+    assert "2 segments" in report
+    assert bundled[1].decode(latent["samples"]).shape == (FRAMES, SIDE, SIDE, 3)
+
+
+def test_one_segment_is_the_same_in_the_core_sampler(chain, how):
+    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+    from svdp.nodes.model import SVDPSegmentedSampler
+
+    class NoiseOfFrames:  # the core sampler draws its noise in another way
+        seed = 7
+
+        def generate_noise(self, latent: dict[str, Any]) -> torch.Tensor:
+            from svdp.model.segments import frame_noise
+
+            return frame_noise(range(FRAMES), (16, 8, 8), 7)
+
+    core = SamplerCustomAdvanced.execute(
+        NoiseOfFrames(), chain["guider"], how["sampler"], how["sigmas"], chain["empty"]
+    ).args[0]
+    ours = SVDPSegmentedSampler.execute(how["noise"], chain["guider"], how["sampler"], how["sigmas"], 0, -1, -1.0)
+    torch.testing.assert_close(ours.args[0]["samples"], core["samples"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, m: (s[:, :32], m), "cut both with Face Crop"),
+        (lambda s, m: (s[:, :40, :40], m[:, :40, :40]), "multiples of 16"),
+        (lambda s, m: (s.repeat(2, 1, 1, 1), m), "one picture, got 2"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(change, message, bundled, pictures):
+    from svdp.nodes.model import SVDPEncodeSignals
+
+    source, masked = change(*pictures[:2])
+    with pytest.raises(UserError, match=message):
+        SVDPEncodeSignals.execute(bundled[1], source, masked)
+
+
+def test_masks_of_another_length_are_refused(bundled, pictures):
+    from svdp.nodes.model import SVDPEncodeSignals
+
+    source, masked, mask = pictures
+    with pytest.raises(UserError, match="5 driving frames, but 2 masks of the mouth"):
+        SVDPEncodeSignals.execute(bundled[1], source, masked, mouth=mask[:2])
+
+
+def test_a_vae_of_another_model_is_refused(pictures):
+    from svdp.nodes.model import SVDPEncodeSignals
+
+    class OfSD15:
+        def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(pictures), 4, SIDE // 8, SIDE // 8)
+
+    with pytest.raises(UserError, match=r"\(4, 8, 8\).*bundled small one"):
+        SVDPEncodeSignals.execute(OfSD15(), *pictures[:2])
