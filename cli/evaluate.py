@@ -1,34 +1,49 @@
-"""`svdp evaluate`: animate a list of pairs and say in numbers how well the results follow their drivers."""
+"""`svdp evaluate`: animate pairs or held-out clips, and say in numbers how good the results are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import MediaError, UserError
+from ..errors import UserError
 from . import options as o
-from .config import AnimateConfig, WeightFiles, find_weights
+from .config import AnimateConfig, find_weights
+from .pairs import animate_pairs, measure_pairs, write_portraits, write_text
 
 if TYPE_CHECKING:
     from ..evaluation.manifest import Pair
+    from ..evaluation.protocol import Identity
     from ..evaluation.report import Report
 
-MADE = "made.json"  # in the output folder: what each video there was made from and with
-_NOT_IN_STAMP = ("output", "overwrite", "contact_sheet", "weights", "source", "driving")
-
 Pairs = Annotated[
-    Path, typer.Argument(help="TOML file with [[pair]] tables: name, source, driving.", metavar="PAIRS.toml")
+    Path | None, typer.Argument(help="TOML file with [[pair]] tables: name, source, driving.", metavar="[PAIRS.toml]")
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for videos, contact sheets, table.md and results.json.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for videos, sheets, plots, table.md and results.json.")]
 Reuse = Annotated[
     bool, typer.Option("--reuse", help="Keep videos in the folder that were made from the same files and settings.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace videos in the folder.")]
+Embedder = Annotated[
+    str, typer.Option(help="Identity by: auto, dlib (extra 'identity'), none, or a .tflite file like MobileFaceNet.")
+]
+_HELDOUT = "Held-out shards"
+Shards = Annotated[
+    Path | None,
+    typer.Option(help="Instead of pairs: a folder of shards from `svdp data build`.", rich_help_panel=_HELDOUT),
+]
+Clips = Annotated[
+    int | None, typer.Option(help="At most so many clips, evenly spread.", min=1, rich_help_panel=_HELDOUT)
+]
+Provider = Annotated[
+    str | None, typer.Option(help="Only clips of this kind: rendered or clip.", rich_help_panel=_HELDOUT)
+]
+TruthAutoencoder = Annotated[
+    Path | None,
+    typer.Option(help="Decodes the true frames. By default the model's autoencoder.", rich_help_panel=_HELDOUT),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,10 +52,15 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    pairs: Pairs,
     out: Out,
+    pairs: Pairs = None,
     reuse: Reuse = False,
     overwrite: Overwrite = False,
+    embedder: Embedder = "auto",
+    shards: Shards = None,
+    clips: Clips = None,
+    provider: Provider = None,
+    truth_autoencoder: TruthAutoencoder = None,
     paste_back: o.PasteBack = True,
     weights: o.Weights = None,
     base: o.Base = None,
@@ -58,31 +78,38 @@ def evaluate(
     fusion_driving: o.FusionDriving = None,
     fusion_history: o.FusionHistory = None,
 ) -> None:
-    """Animate pairs of portrait and driving clip, find the face in the results anew, and compare its motion.
+    """Animate pairs of portrait and driving clip, or held-out shards, and measure the results.
 
-    Prints a table: share of frames with a face, correlation with the driver over time of yaw, pitch, roll, mouth
-    opening, blink and gaze, equal number of frames, sound kept. A number that cannot be measured is a dash, and why is
-    said below.
+    Prints tables: how well head, mouth, lids and gaze follow the driver and how far they are off, found anew in the
+    results; identity (with the extra 'identity'); pixels and motion against the true video, where there is one; how
+    steady the video is, at segment borders and over its length. The portrait held still is in the same tables. A number
+    that cannot be measured is a dash, and why is said below. results.json has definitions and every frame's numbers.
 
     PAIRS.toml:
       root = "../media"          # where paths start, relative to the file
-      [least.median]             # optional: what is asked for
+      [least.median]             # optional: what is asked for; [most.median], [least.every], [most.every] likewise
       yaw = 0.8
       [[pair]]
       name = "anna-speech"
-      source = "anna.png"
+      source = "anna.png"        # or a video: its frame source_frame, by default the most usual one
       driving = "speech.mp4"
       max_frames = 72            # optional, as is start = 0
+      target = "true.mp4"        # optional: what it should look like; the driver itself for self-reenactment
+      compare = { other = "other.mp4" }   # optional: videos made otherwise, measured beside it
     """
+    if (pairs is None) == (shards is None):
+        raise UserError("name either a list of pairs (PAIRS.toml) or --shards FOLDER")
+    if shards is None and (clips or provider or truth_autoencoder):
+        raise UserError("--clips, --provider and --truth-autoencoder belong to --shards")
     found = find_weights(weights, base, adapter, autoencoder)
 
-    def config(pair: Pair) -> AnimateConfig:
+    def config(pair: Pair | None) -> AnimateConfig:
         return AnimateConfig(
-            source=pair.source,
-            driving=pair.driving,
-            output=out / f"{pair.name}.mp4",
-            start=pair.start,
-            max_frames=pair.max_frames,
+            source=pair.source if pair else out,
+            driving=pair.driving if pair else out,
+            output=out / f"{pair.name}.mp4" if pair else out,
+            start=pair.start if pair else 0,
+            max_frames=pair.max_frames if pair else None,
             overwrite=True,
             weights=found,
             paste_back=paste_back,
@@ -99,59 +126,43 @@ def evaluate(
             fusion_history=fusion_history,
         )
 
-    from ..evaluation.manifest import read_pairs
-    from ..evaluation.protocol import COLUMNS
-
-    manifest = read_pairs(pairs, [column.key for column in COLUMNS])
-    configs = {pair.name: config(pair) for pair in manifest.pairs}
-    _make(configs, out, reuse=reuse, overwrite=overwrite)
-    _show(_measure(manifest.pairs, manifest.bars, configs), out, pairs.stem)
-
-
-def _make(configs: dict[str, AnimateConfig], out: Path, *, reuse: bool, overwrite: bool) -> None:
-    """Animate what is not there already. Raises UserError; exits with the run's code if one is interrupted."""
-    from .animation import run
-
-    made = _read_made(out)
-    there = [name for name, cfg in configs.items() if cfg.output.exists()]
-    if there and not (reuse or overwrite):
-        raise UserError(
-            f"{out} already holds {len(there)} of the videos ({there[0]}.mp4, ...): choose another folder with --out, "
-            "or add --reuse to keep those that fit or --overwrite to make them anew"
-        )
-    for number, (name, cfg) in enumerate(configs.items(), 1):
-        stamp = _stamp(cfg)
-        if reuse and cfg.output.exists() and made.get(name) == stamp:
-            continue
-        typer.echo(f"{name} ({number} of {len(configs)})", err=True)
-        made.pop(name, None)
-        code = run(cfg)
-        if code:
-            raise typer.Exit(code)
-        made[name] = stamp
-        _write(out / MADE, json.dumps(made, indent=1))
-
-
-def _measure(pairs: Sequence[Pair], bars: Sequence[Any], configs: dict[str, AnimateConfig]) -> Report:
-    from ..evaluation.protocol import COLUMNS, evaluate_pair
+    from ..evaluation.columns import COLUMNS
     from ..evaluation.report import Report
 
-    runs = []
-    for pair in pairs:
-        cfg = configs[pair.name]
-        run = evaluate_pair(
-            pair.name, cfg.output, pair.driving, start=pair.start, max_frames=pair.max_frames, select=cfg.select_face
-        )
-        runs.append(replace(run, details={**run.details, **_stamp(cfg)}))
-    return Report(columns=COLUMNS, runs=runs, bars=bars)
+    if pairs is None:
+        assert shards is not None
+        from .heldout import choose_clips, evaluate_shards
+
+        chosen = choose_clips(shards, clips, provider)
+        runs = evaluate_shards(chosen, config(None), out, _identity(embedder), truth_autoencoder)
+        _show(Report(columns=COLUMNS, runs=runs), out, f"{shards.parent.name}/{shards.name}")
+        return
+    from ..evaluation.manifest import read_pairs
+
+    manifest = read_pairs(pairs, [column.key for column in COLUMNS])
+    identity = _identity(embedder)
+    configs = write_portraits(manifest.pairs, {pair.name: config(pair) for pair in manifest.pairs}, out)
+    animate_pairs(configs, out, reuse=reuse, overwrite=overwrite)
+    runs = measure_pairs(manifest.pairs, configs, identity)
+    _show(Report(columns=COLUMNS, runs=runs, bars=manifest.bars), out, pairs.stem)
+
+
+def _identity(choice: str) -> Identity:
+    from ..evaluation.identity import find_embedder
+    from ..evaluation.protocol import Identity
+
+    return Identity(*find_embedder(choice))
 
 
 def _show(report: Report, out: Path, title: str) -> None:
-    """Write table.md and results.json, print the table and where they are."""
+    """Write tables, numbers and plots; print the tables and where everything is."""
     from rich.console import Console
 
-    _write(out / "table.md", report.markdown())
-    _write(out / "results.json", json.dumps(report.json(), indent=1, allow_nan=False))
+    from ..evaluation.plots import draw_report
+
+    write_text(out / "table.md", report.markdown())
+    write_text(out / "results.json", json.dumps(report.json(), indent=1, allow_nan=False))
+    names = ["table.md", "results.json", *draw_report(report, out), "*.sheet.png"]
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(report.rich(title))
@@ -159,41 +170,5 @@ def _show(report: Report, out: Path, title: str) -> None:
             console.print(line, markup=False, soft_wrap=True)
     else:
         print(report.markdown())
-    for name in ("table.md", "results.json", "*.sheet.png"):
+    for name in names:
         print(out / name)
-
-
-def _stamp(cfg: AnimateConfig) -> dict[str, Any]:
-    """What a video depends on, as JSON: files by path, size and time of change, and all settings."""
-    settings = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_STAMP}
-    files = {"source": cfg.source, "driving": cfg.driving, **_weight_paths(cfg.weights)}
-    stamp = {"settings": settings, "files": {key: _identity(path) for key, path in files.items()}}
-    return json.loads(json.dumps(stamp))  # tuples become lists, as when read back
-
-
-def _weight_paths(weights: WeightFiles) -> dict[str, Path]:
-    return {"base": weights.base, "adapter": weights.adapter, "autoencoder": weights.autoencoder}
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    about = path.stat()
-    return {"path": str(path), "bytes": about.st_size, "changed_ns": about.st_mtime_ns}
-
-
-def _read_made(out: Path) -> dict[str, Any]:
-    path = out / MADE
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        made = json.loads(path.read_text()) if path.exists() else {}
-    except OSError as error:
-        raise MediaError(f"cannot use folder {out} ({error.strerror}): choose another with --out") from error
-    except ValueError:
-        made = {}
-    return made if isinstance(made, dict) else {}
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MediaError(f"cannot write {path} ({error.strerror}): choose another folder with --out") from error

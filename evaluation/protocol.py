@@ -72,7 +72,7 @@ def measure(
         **_identity_scores(vectors, against),
         **_time_scores(series, against.segment_length),
     }
-    if against.truth:
+    if against.truth and footage is not against.truth:
         scores |= _truth_scores(series, vectors, against)
     details = {
         "driver_frames": found.driver_frames,
@@ -149,6 +149,7 @@ def evaluate_pair(
     identity: Identity | None = None,
     segment_length: int | None = None,
     select: str = "largest",
+    source_face: str = "largest",
 ) -> list[Run]:
     """The same of files: a finished video, its source picture, and what it was made from.
 
@@ -163,7 +164,7 @@ def evaluate_pair(
         own, *others = evaluate_frames(
             pair.name, VideoReader(result), source, driver, float(driver.info.fps), rule=rule, target=target,
             compare={name: VideoReader(path) for name, path in pair.compare.items()}, identity=identity,
-            segment_length=segment_length, select=select,
+            segment_length=segment_length, select=select, source_face=source_face,
         )  # fmt: skip
     except UserError as error:
         raise type(error)(f"{pair.name}: {error}") from error

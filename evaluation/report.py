@@ -104,6 +104,8 @@ class Report:
         passed = [f"{sum(run.checks.get(n, False) for run in self.own)} of {len(self.own)}" for n in names]
         medians = [_medians("median", self.own, columns, intervals) + passed]
         for method, runs in self.baselines.items():
+            if not any(c.key in run.scores for run in runs for c in columns):
+                continue
             name = f"{method}, median" if len(runs) > 1 else method
             medians.append(_medians(name, runs, columns, intervals) + [""] * len(names))
         return [head, *body, *medians]

@@ -30,31 +30,119 @@ def pairs(assets_dir: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def evaluate(tiny_weights: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable:
-    """evaluate(*options): exit code, standard output and standard error."""
+def svdp_evaluate(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable:
+    """svdp_evaluate(*options): exit code, standard output and standard error; without an embedder, for speed."""
 
     def call(*options: str) -> tuple[object, str, str]:
+        usual = ["--out", str(tmp_path / "out"), "--weights", str(tiny_weights), "--embedder", "none"]
         with pytest.raises(SystemExit) as exit_:
-            run(["evaluate", str(pairs), "--out", str(tmp_path / "out"), "--weights", str(tiny_weights), *options])
+            run(["evaluate", *usual, *options])
         return exit_.value.code, *capsys.readouterr()
 
     return call
 
 
-def test_table_json_video_and_sheet(evaluate, tmp_path: Path):
+@pytest.fixture
+def evaluate(svdp_evaluate: Callable, pairs: Path) -> Callable:
+    """The same of the one pair."""
+    return lambda *options: svdp_evaluate(str(pairs), *options)
+
+
+def test_tables_json_plots_video_and_sheet(evaluate, tmp_path: Path):
     code, table, said = evaluate("--keep-crop")
     assert code == 0, said
     out = tmp_path / "out"
-    assert {p.name for p in out.iterdir()} == {"one.mp4", "one.sheet.png", "made.json", "table.md", "results.json"}
+    pictures = {"one.sheet.png", "one.curves.png", "summary.png"}
+    assert {p.name for p in out.iterdir()} == {"one.mp4", "made.json", "table.md", "results.json", *pictures}
     assert VideoReader(out / "one.mp4").num_frames == 6
     assert (out / "table.md").read_text() in table
-    assert "| one |" in table and "| median |" in table
+    assert all(row in table for row in ("| one |", "| median |", "| static copy |", "### motion: error"))
     results = json.loads((out / "results.json").read_text())
     (found,) = results["runs"]
     assert found["checks"] == {"frames": True, "sound": True}
     assert found["details"]["driver_frames"] == found["details"]["result_frames"] == 6
     assert found["scores"]["yaw"]["value"] is None and found["scores"]["yaw"]["reason"]  # six frames are too few
+    assert found["scores"]["csim_source"]["reason"] == "identity was not asked for"
+    assert found["details"]["square_pixels"] == 64
     assert results["bars"][0]["met"] == (found["scores"]["faces"]["value"] >= 0.95)
+    assert results["baselines"]["static copy"]["runs"][0]["scores"]["warping_error"]["value"] == 0
+    assert {c["key"] for c in results["columns"]} >= set(found["scores"])
+
+
+def test_self_reenactment_beside_another_video(svdp_evaluate, pairs: Path, tmp_path: Path):
+    text = pairs.read_text().replace("source.jpg", "driving.mp4")
+    pairs.write_text(text + 'target = "driving.mp4"\ncompare = { perfect = "driving.mp4" }\n')
+    code, table, said = svdp_evaluate(str(pairs))
+    assert code == 0, said
+    out = tmp_path / "out"
+    results = json.loads((out / "results.json").read_text())
+    scores, still = results["runs"][0]["scores"], results["baselines"]["static copy"]["runs"][0]["scores"]
+    assert "csim_driver" not in scores
+    assert 5 < scores["psnr"]["value"] < still["psnr"]["value"] < 50  # random weights are worse than standing still
+    assert list(results["baselines"]) == ["static copy", "perfect", "true video"]
+    assert "### against the true frames" in table
+    portrait = (out / "one.source.png").stat().st_mtime_ns, (out / "one.mp4").stat().st_mtime_ns
+    assert svdp_evaluate(str(pairs), "--reuse")[0] == 0
+    assert portrait == ((out / "one.source.png").stat().st_mtime_ns, (out / "one.mp4").stat().st_mtime_ns)
+
+
+@pytest.fixture
+def shards(assets_dir: Path, tmp_path: Path) -> Path:
+    """A folder with one shard: one clip of the bundled driver's face, encoded, and one clip of nothing."""
+    import numpy as np
+    import torch
+    from svdp.model.autoencoder import TinyAutoencoder
+    from svdp.signals.crops import CropConfig, crop_frame, plan_crop
+    from svdp.signals.track import detect_face
+    from svdp.training.shards import write_shard
+
+    frames = list(VideoReader(assets_dir / "examples" / "driving.mp4", max_frames=10))
+    affine = plan_crop(detect_face(frames[0]), CropConfig(size=128)).affines[0]
+    squares = np.stack([crop_frame(frame, affine, 128) for frame in frames])
+    codec = TinyAutoencoder.load(assets_dir / "mini_autoencoder.safetensors")
+    with torch.no_grad():
+        target = codec.encode(torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).numpy()
+    regions = np.zeros((10, 3, 16, 16), np.uint8)
+    regions[:, :, 6:10, 6:10] = 255
+    face = {"sources": target[:1], "target": target, "driving": target, "regions": regions}
+    nothing = {**face, "target": 0 * target}
+    folder = tmp_path / "heldout"
+    folder.mkdir()
+    about = {"provider": "rendered", "identities": ["a"]}
+    write_shard(folder / "clips.tar", [("k0", face, about), ("k1", nothing, {**about, "provider": "clip"})])
+    return folder
+
+
+def test_heldout_shards(svdp_evaluate, shards: Path, assets_dir: Path, tmp_path: Path):
+    truth = str(assets_dir / "mini_autoencoder.safetensors")
+    code, table, said = svdp_evaluate("--shards", str(shards), "--truth-autoencoder", truth)
+    assert code == 0, said
+    assert "left out: k1" in said
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} >= {"k0.sheet.png", "k1.sheet.png", "k0.curves.png", "summary.png"}
+    results = json.loads((out / "results.json").read_text())
+    (found,) = results["runs"]
+    assert found["details"]["clip"]["identities"] == ["a"]
+    assert found["details"]["square_pixels"] == 128
+    assert found["scores"]["psnr"]["value"] < results["baselines"]["static copy"]["runs"][0]["scores"]["psnr"]["value"]
+    assert results["baselines"]["true video"]["runs"][0]["scores"]["yaw"]["value"] in (None, pytest.approx(1))
+    assert "| all frames pooled |" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "name either a list of pairs"),
+        (("--shards", "."), "no shards (*.tar) in ."),
+        (("pairs.toml", "--clips", "3"), "belong to --shards"),
+        (("pairs.toml", "--shards", "."), "name either a list of pairs"),
+        (("--shards", "{shards}", "--provider", "drawn"), "no clip of provider 'drawn'"),
+    ],
+)
+def test_options_that_do_not_fit_together(svdp_evaluate, shards: Path, options: tuple[str, ...], said: str):
+    code, _, error = svdp_evaluate(*(option.replace("{shards}", str(shards)) for option in options))
+    assert code == 2
+    assert said in " ".join(error.split())
 
 
 def test_videos_are_kept_only_if_asked_and_if_they_fit(evaluate, tmp_path: Path):
