@@ -194,6 +194,11 @@ def _stream_key_values(host: Host, tokens: Tensor, vec0: Tensor) -> list[KeyValu
     return result
 
 
+def _per_frame(x: Tensor, frames: int) -> Tensor:
+    """A clip's tensor (B, ...) for each of its frames, (B * F, ...); of a single clip without a copy."""
+    return x.expand(frames, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(frames, 0)
+
+
 def _video(adapter: Adapter, index: int) -> FullVideoAttention:
     return cast(FullVideoAttention, adapter.video[str(index)])
 
@@ -222,7 +227,7 @@ class BlockRunner:
         s = self.streams
         parts = []
         if s.source_tokens is not None:
-            parts.append(s.source_tokens.repeat_interleave(self.frames, 0))
+            parts.append(_per_frame(s.source_tokens, self.frames))
         if s.driving_tokens is not None:
             parts.append(s.driving_tokens)
         return torch.cat(parts, 1) if parts else None
@@ -250,7 +255,7 @@ class BlockRunner:
         result: list[KeyValue] = []
         if self.streams.source is not None:
             k, v = self.streams.source[index]
-            result.append((k.repeat_interleave(self.frames, 0), v.repeat_interleave(self.frames, 0)))
+            result.append((_per_frame(k, self.frames), _per_frame(v, self.frames)))
         if self.streams.driving is not None:
             result.append(self.streams.driving[index])
         return result

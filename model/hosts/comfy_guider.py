@@ -65,7 +65,7 @@ class SVDPGuider(comfy.samplers.CFGGuider):
         entries = self.conditioning
         if entries is None:
             adapter = adapter_of(self.model_patcher)
-            context, pooled = (t.detach().clone()[None] for t in (adapter.context, adapter.pooled))
+            context, pooled = (t.detach().to("cpu", copy=True)[None] for t in (adapter.context, adapter.pooled))
             entries = [[context, {"pooled_output": pooled}]]
         return [[c, {**d, "model_conds": {**d.get("model_conds", {}), ROWS: rows}}] for c, d in entries]
 

@@ -153,3 +153,27 @@ def test_the_adapter_decides_what_is_left_open(guider):
     assert segment_plan(guider, 8, 1, 0.2).segments == SegmentConfig(length=8, num_history=1)
     with pytest.raises(UserError, match="Signal Fusion"):
         segment_plan(SimpleNamespace(), 0, -1, -1.0)
+
+
+def test_context_windows_take_each_frames_own_signals(base_path, tmp_path, random_noise, euler, sigmas):
+    """Without attention over frames, windows of frames give what the whole clip gives."""
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+    from svdp.model.hosts.comfy import apply_adapter, load_adapter
+    from svdp.model.hosts.comfy_guider import SVDPGuider
+    from svdp.model.hosts.comfy_sampling import sample_video
+
+    path = write_adapter(tmp_path / "a.safetensors", video_blocks=())
+    model = apply_adapter(load_model(base_path), load_adapter(str(path), path.name))
+    names = {i.id for i in ContextWindowsManualNode.define_schema().inputs}
+    later = {"causal_window_fix": False} if "causal_window_fix" in names else {}
+    windowed = ContextWindowsManualNode.execute(
+        model, context_length=4, context_overlap=2, context_schedule="standard_static", context_stride=1,
+        closed_loop=False, fuse_method="pyramid", dim=0, freenoise=False, **later,
+    )[0]  # fmt: skip
+    one = SegmentConfig(length=8, num_history=0)
+
+    def video(m: Any) -> Tensor:
+        guider = SVDPGuider(m, make_signals(8), FusionConfig())
+        return sample_video(guider, random_noise, euler, sigmas, one).latents
+
+    torch.testing.assert_close(video(windowed), video(model), atol=1e-4, rtol=1e-4)
