@@ -19,6 +19,7 @@ from ..fusion import BRANCHES, Branch, driving_map, fuse, fusion_coefficients
 from ..sampling import SegmentSignals, segment_conditions
 from ..streams import Streams
 from .comfy import KEY, ROWS, SegmentState, adapter_of, applied_to, branch_rows
+from .comfy_blocks import ComfyHost
 from .comfy_signals import VideoSignals
 
 _DEFAULT_SHIFT = 3.0  # of SD3, where the model's sampling has none
@@ -109,10 +110,20 @@ class SVDPGuider(comfy.samplers.CFGGuider):
         coefficients = fusion_coefficients(self.fusion, sigma, shift, self.history is not None, self.strength_map)
         names: tuple[Branch, ...] = tuple(coefficients)
         self.branches = tuple(b for b in BRANCHES if b in {*self.branches, *names})
+        self._prefill(x, options)
         conds = [self.conds[b] for b in names]
         outputs = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
         denoised = dict(zip(names, outputs, strict=True))
         return self._after(fuse(denoised, coefficients), denoised, x, timestep, options)
+
+    def _prefill(self, x: Tensor, options: dict[str, Any]) -> None:
+        """Make the streams before the branches are batched: ComfyUI batches as many as fit what is free then. Where
+        conditioning changes weights, they wait for the forward pass, in which it has."""
+        if self._state is not None and self.applied.strength and "registered_hooks" not in options:
+            host = ComfyHost(self.inner_model.diffusion_model, options["transformer_options"])
+            dtype = self.inner_model.get_dtype_inference()
+            self._state.check_size(x)
+            self._state.streams(host, adapter_of(self.model_patcher), x.device, dtype)
 
     def _after(
         self, fused: Tensor, denoised: Mapping[Branch, Tensor], x: Tensor, sigma: Tensor, options: dict[str, Any]

@@ -263,6 +263,53 @@ def test_cast_weights_give_nearly_the_same(dtype, base_path, model, adapter_path
     assert not torch.equal(ours, full)
 
 
+def test_quantised_weights_of_another_packs_layers_work(base_path, model, adapter_path, animate):
+    """Layers that hold integers and dequantise on the way, as GGUF loaders have them: no weight is touched directly."""
+    import comfy.ops
+    import comfy.sd
+
+    class Layers(comfy.ops.manual_cast):
+        class Linear(comfy.ops.manual_cast.Linear):
+            def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+                weight = state[prefix + "weight"].float()
+                self.scale = weight.abs().amax() / 127
+                self.weight = torch.nn.Parameter((weight / self.scale).round().to(torch.int8), requires_grad=False)
+                if prefix + "bias" in state:
+                    self.bias = torch.nn.Parameter(state[prefix + "bias"].float(), requires_grad=False)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias)
+
+    options = {"custom_operations": Layers, "dtype": torch.float32}
+    quantised = comfy.sd.load_diffusion_model(str(base_path), model_options=options)
+    ours, full = animate(apply(quantised, adapter_path), PLAIN), animate(apply(model, adapter_path), PLAIN)
+    assert torch.corrcoef(torch.stack([ours.flatten(), full.flatten()]))[0, 1] > 0.95
+    assert not torch.equal(ours, full)
+
+
+def test_attention_kernels_that_others_chose_are_used(model, adapter_path, animate):
+    calls = []
+
+    def kernel(original: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        calls.append(k.shape[-2] > q.shape[-2])
+        return original(q, k, v, *args, **kwargs)
+
+    applied = apply(model, adapter_path)
+    ours = animate(applied)
+    applied.model_options["transformer_options"]["optimized_attention_override"] = kernel
+    assert torch.equal(animate(applied), ours)
+    assert any(calls)  # also where our streams are attended to
+
+
+def test_several_conditionings_with_masks_are_mixed(model, adapter_path, animate):
+    applied, half = apply(model, adapter_path), torch.zeros(1, 64, 64)
+    half[:, :, :32] = 1
+    regional = text(mask=half, mask_strength=1.0) + text(6, mask=1 - half, mask_strength=1.0)
+    left, right, both = (animate(applied, conditioning=c) for c in (text(), text(6), regional))
+    assert torch.isfinite(both).all()
+    assert not torch.allclose(both, left, atol=1e-3) and not torch.allclose(both, right, atol=1e-3)
+
+
 def test_a_second_run_from_cache_gives_the_same(model, adapter_path, signals, euler, sigmas):
     from svdp.model.hosts.comfy_guider import SVDPGuider
 
@@ -359,3 +406,18 @@ def test_latents_that_do_not_fit_are_refused(model, adapter_path, euler, sigmas)
 def test_an_area_in_the_conditioning_is_refused(model, adapter_path, animate):
     with pytest.raises(UserError, match="masks rather than areas"):
         animate(apply(model, adapter_path), conditioning=text(area=(4, 4, 0, 0), strength=1.0))
+
+
+def test_an_adapter_loads_where_layers_begin_without_weights(adapter_path, monkeypatch):
+    """As under dynamic VRAM, where ComfyUI's layers get their weights only when they are loaded."""
+    import comfy.memory_management
+    from safetensors.torch import load_file
+    from svdp.model.hosts.comfy import _patcher, _read
+
+    parts = _read(str(adapter_path), "a")
+    if not hasattr(comfy.memory_management, "aimdo_enabled"):
+        pytest.skip("this ComfyUI has no dynamic VRAM")
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    loaded = _patcher(parts, str(adapter_path)).model.state_dict()
+    for name, tensor in load_file(adapter_path).items():
+        assert torch.equal(loaded[name], tensor)

@@ -88,3 +88,20 @@ def test_the_bundled_model_is_the_same(assets_dir, random_noise, euler):
     theirs, _ = through_diffusers(base, adapter, video, segments, FULL, 2, 1.5)
     ours, _ = through_comfy(base, adapter, video, segments, FULL, 2, 1.5, random_noise, euler)
     assert_equal_video(ours, theirs)
+
+
+def test_the_bundled_autoencoder_gives_the_latents_that_the_model_expects(assets_dir):
+    """ComfyUI's VAE and its latent scaling together are our own encoder; and back."""
+    import comfy.latent_formats
+    import comfy.sd
+    import comfy.utils
+    from svdp.model.autoencoder import TinyAutoencoder
+
+    path = assets_dir / "mini_autoencoder.safetensors"
+    vae, ours = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path))), TinyAutoencoder.load(path)
+    pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    latents = comfy.latent_formats.SD3().process_in(vae.encode(pictures))
+    with torch.no_grad():
+        assert_equal_video(latents, ours.encode(pictures.movedim(-1, 1)))
+        decoded = vae.decode(comfy.latent_formats.SD3().process_out(latents))
+        assert_equal_video(decoded.movedim(-1, 1), ours.decode(latents))
