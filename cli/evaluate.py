@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 from ..errors import UserError
 from . import options as o
 from .config import AnimateConfig, find_weights
-from .pairs import animate_pairs, measure_pairs, write_portraits, write_text
+from .pairs import animate_pairs, crop_rule, measure_pairs, write_portraits, write_text
 
 if TYPE_CHECKING:
     from ..evaluation.manifest import Pair
@@ -29,10 +30,17 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace videos in 
 Embedder = Annotated[
     str, typer.Option(help="Identity by: auto, dlib (extra 'identity'), none, or a .tflite file like MobileFaceNet.")
 ]
+HeadModel = Annotated[
+    Path | None,
+    typer.Option(help="Head of `training.heads.bake`: a textured head makes the motion, too (extra 'train')."),
+]
 _HELDOUT = "Held-out shards"
 Shards = Annotated[
     Path | None,
-    typer.Option(help="Instead of pairs: a folder of shards from `svdp data build`.", rich_help_panel=_HELDOUT),
+    typer.Option(
+        help="Instead of pairs: a folder of shards from `svdp data build`; PAIRS.toml may then hold bars.",
+        rich_help_panel=_HELDOUT,
+    ),
 ]
 Clips = Annotated[
     int | None, typer.Option(help="At most so many clips, evenly spread.", min=1, rich_help_panel=_HELDOUT)
@@ -57,6 +65,7 @@ def evaluate(
     reuse: Reuse = False,
     overwrite: Overwrite = False,
     embedder: Embedder = "auto",
+    head_model: HeadModel = None,
     shards: Shards = None,
     clips: Clips = None,
     provider: Provider = None,
@@ -96,11 +105,10 @@ def evaluate(
       max_frames = 72            # optional, as is start = 0
       target = "true.mp4"        # optional: what it should look like; the driver itself for self-reenactment
       compare = { other = "other.mp4" }   # optional: videos made otherwise, measured beside it
+
+    With --shards, held-out clips of `svdp data build` are animated instead, and the true frames are the target.
     """
-    if (pairs is None) == (shards is None):
-        raise UserError("name either a list of pairs (PAIRS.toml) or --shards FOLDER")
-    if shards is None and (clips or provider or truth_autoencoder):
-        raise UserError("--clips, --provider and --truth-autoencoder belong to --shards")
+    _check_options(pairs, shards, {"--head-model": head_model}, [clips, provider, truth_autoencoder])
     found = find_weights(weights, base, adapter, autoencoder)
 
     def config(pair: Pair | None) -> AnimateConfig:
@@ -126,25 +134,74 @@ def evaluate(
             fusion_history=fusion_history,
         )
 
+    identity = _identity(embedder)
+    if shards is not None:
+        _evaluate_shards(shards, pairs, clips, provider, truth_autoencoder, config(None), identity)
+    else:
+        assert pairs is not None
+        _evaluate_pairs(pairs, config, out, identity, head_model, reuse=reuse, overwrite=overwrite)
+
+
+def _evaluate_pairs(
+    path: Path,
+    config: Callable[[Pair], AnimateConfig],
+    out: Path,
+    identity: Identity,
+    head_model: Path | None,
+    *,
+    reuse: bool,
+    overwrite: bool,
+) -> None:
     from ..evaluation.columns import COLUMNS
+    from ..evaluation.manifest import read_pairs
     from ..evaluation.report import Report
 
-    if pairs is None:
-        assert shards is not None
-        from .heldout import choose_clips, evaluate_shards
-
-        chosen = choose_clips(shards, clips, provider)
-        runs = evaluate_shards(chosen, config(None), out, _identity(embedder), truth_autoencoder)
-        _show(Report(columns=COLUMNS, runs=runs), out, f"{shards.parent.name}/{shards.name}")
-        return
-    from ..evaluation.manifest import read_pairs
-
-    manifest = read_pairs(pairs, [column.key for column in COLUMNS])
-    identity = _identity(embedder)
-    configs = write_portraits(manifest.pairs, {pair.name: config(pair) for pair in manifest.pairs}, out)
+    manifest = read_pairs(path, [column.key for column in COLUMNS])
+    pairs = list(manifest.pairs)
+    configs = write_portraits(pairs, {pair.name: config(pair) for pair in pairs}, out)
     animate_pairs(configs, out, reuse=reuse, overwrite=overwrite)
-    runs = measure_pairs(manifest.pairs, configs, identity)
-    _show(Report(columns=COLUMNS, runs=runs, bars=manifest.bars), out, pairs.stem)
+    if head_model is not None:
+        from .puppet import add_puppets
+
+        pairs = add_puppets(pairs, configs, out, head_model, crop_rule(configs[pairs[0].name])[0])
+    runs = measure_pairs(pairs, configs, identity)
+    _show(Report(columns=COLUMNS, runs=runs, bars=manifest.bars), out, path.stem)
+
+
+def _evaluate_shards(
+    folder: Path,
+    bars: Path | None,
+    clips: int | None,
+    provider: str | None,
+    truth: Path | None,
+    cfg: AnimateConfig,
+    identity: Identity,
+) -> None:
+    from ..evaluation.columns import COLUMNS
+    from ..evaluation.manifest import read_bars
+    from ..evaluation.report import Report
+    from .heldout import choose_clips, evaluate_shards
+
+    wanted = read_bars(bars, [column.key for column in COLUMNS]) if bars else []
+    runs = evaluate_shards(choose_clips(folder, clips, provider), cfg, cfg.output, identity, truth)
+    _show(Report(columns=COLUMNS, runs=runs, bars=wanted), cfg.output, f"{folder.parent.name}/{folder.name}")
+
+
+def _check_options(
+    pairs: Path | None, shards: Path | None, of_pairs: dict[str, object], of_shards: list[object]
+) -> None:
+    """Raise UserError for options that say nothing."""
+    if pairs is None and shards is None:
+        raise UserError("name a list of pairs (PAIRS.toml), or --shards FOLDER")
+    if shards is None and any(of_shards):
+        raise UserError("--clips, --provider and --truth-autoencoder belong to --shards")
+    idle = [name for name, value in of_pairs.items() if shards is not None and value is not None]
+    if idle:
+        raise UserError(f"{', '.join(idle)} belongs to a list of pairs, not to --shards")
+    if of_pairs["--head-model"] is not None:
+        from .train import require_extra
+
+        require_extra()
 
 
 def _identity(choice: str) -> Identity:

@@ -18,7 +18,7 @@ from ..model.hosts.diffusers_vae import load_autoencoder
 from ..model.sampling import SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.images import save_image
-from ..training.shards import read_shard
+from ..training.shards import describe_shards, read_shard
 from .config import AnimateConfig
 from .pipeline import Model, decode, load_model
 
@@ -33,11 +33,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShardClip:
-    """One clip as it lies in a shard (`training.shards`), and its description."""
+    """Where a clip lies: a shard (`training.shards`) and the key in it."""
 
+    path: Path
     name: str
-    arrays: dict[str, np.ndarray]
-    about: dict[str, Any]
+
+    def read(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Its arrays and its description."""
+        return next((arrays, about) for key, arrays, about in read_shard(self.path) if key == self.name)
 
 
 def choose_clips(folder: Path, count: int | None, provider: str | None) -> list[ShardClip]:
@@ -48,13 +51,13 @@ def choose_clips(folder: Path, count: int | None, provider: str | None) -> list[
     paths = [folder] if folder.is_file() else sorted(folder.glob("*.tar"))
     if not paths:
         raise UserError(f"no shards (*.tar) in {folder}: name the folder of a split, such as data/mini/heldout")
-    clips = [ShardClip(key, arrays, about) for path in paths for key, arrays, about in read_shard(path)]
-    kinds = sorted({str(clip.about.get("provider")) for clip in clips})
-    chosen = [clip for clip in clips if provider is None or clip.about.get("provider") == provider]
+    found = [(path, about["key"], str(about.get("provider"))) for path in paths for about in describe_shards([path])]
+    chosen = [entry for entry in found if provider in (None, entry[2])]
     if not chosen:
-        raise UserError(f"no clip of provider {provider!r} in {folder}: there are {', '.join(kinds) or 'none at all'}")
+        kinds = ", ".join(sorted({kind for _, _, kind in found})) or "none at all"
+        raise UserError(f"no clip of provider {provider!r} in {folder}: there are {kinds}")
     numbers = np.linspace(0, len(chosen) - 1, min(count or len(chosen), len(chosen))).round().astype(int)
-    return [chosen[n] for n in numbers]
+    return [ShardClip(chosen[n][0], chosen[n][1]) for n in numbers]
 
 
 def evaluate_shards(
@@ -84,8 +87,9 @@ def evaluate_shards(
 
 
 def _animated(model: Model, decoder: Model, clip: ShardClip, out: Path) -> HeldoutClip:
-    latents = {name: torch.from_numpy(clip.arrays[name]).float() for name in ("sources", "target", "driving")}
-    masks = torch.from_numpy(clip.arrays["regions"] > 0).float().to(model.device)
+    arrays, about = clip.read()
+    latents = {name: torch.from_numpy(arrays[name]).float() for name in ("sources", "target", "driving")}
+    masks = torch.from_numpy(arrays["regions"] > 0).float().to(model.device)
 
     def signals_of(segment: Segment) -> SegmentSignals:
         part = slice(segment.start, segment.stop)
@@ -104,7 +108,7 @@ def _animated(model: Model, decoder: Model, clip: ShardClip, out: Path) -> Heldo
     result = np.stack(list(decode(model, made)))
     source, true, driver = (np.stack(list(decode(decoder, z))) for z in latents.values())
     _save_sheet(out / f"{clip.name}.sheet.png", source[0], [true, driver, result])
-    return HeldoutClip(name=clip.name, source=source[0], truth=true, result=result, details={"clip": clip.about})
+    return HeldoutClip(name=clip.name, source=source[0], truth=true, result=result, details={"clip": about})
 
 
 def _save_sheet(path: Path, source: np.ndarray, rows: Sequence[np.ndarray]) -> None:

@@ -66,7 +66,7 @@ def measure_pairs(pairs: Sequence[Pair], configs: dict[str, AnimateConfig], iden
     for number, pair in enumerate(pairs, 1):
         typer.echo(f"measuring {pair.name} ({number} of {len(pairs)})", err=True)
         cfg = configs[pair.name]
-        rule, length = _crop_rule(cfg)
+        rule, length = crop_rule(cfg)
         source = load_image(cfg.source, max_side=cfg.max_side)
         own, *others = evaluate_pair(
             pair, cfg.output, source, rule=rule, identity=identity, segment_length=length,
@@ -85,7 +85,7 @@ def write_text(path: Path, text: str) -> None:
         raise MediaError(f"cannot write {path} ({error.strerror}): choose another folder with --out") from error
 
 
-def _crop_rule(cfg: AnimateConfig) -> tuple[CropConfig, int]:
+def crop_rule(cfg: AnimateConfig) -> tuple[CropConfig, int]:
     """How the model saw source and driver, and the length of its segments; as `pipeline.load_model` settles them."""
     from ..model.adapter import load_adapter
     from ..signals.crops import CropConfig
@@ -117,7 +117,7 @@ def _portrait(pair: Pair, cfg: AnimateConfig) -> np.ndarray:
     start = pair.start if pair.source == pair.driving else 0
     reader = VideoReader(pair.source, start=start, max_frames=pair.max_frames)
     track = track_faces(reader, float(reader.info.fps), select=cfg.source_face, smoothing=None)
-    best = best_source_frame(track, _crop_rule(cfg)[0])
+    best = best_source_frame(track, crop_rule(cfg)[0])
     return next(iter(VideoReader(pair.source, start=start + best, max_frames=1)))
 
 

@@ -97,6 +97,13 @@ def read_pairs(path: Path, keys: Sequence[str]) -> PairManifest:
     return PairManifest(pairs=pairs, bars=_bars(path, table, keys))
 
 
+def read_bars(path: Path, keys: Sequence[str]) -> list[Bar]:
+    """The bars of a TOML file without pairs. Raises UserError as `read_pairs`."""
+    table = _load(path)
+    _check_keys(f"{path}, beside --shards,", table, {"least", "most"})
+    return _bars(path, table, keys)
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -115,7 +115,9 @@ def shards(assets_dir: Path, tmp_path: Path) -> Path:
 
 def test_heldout_shards(svdp_evaluate, shards: Path, assets_dir: Path, tmp_path: Path):
     truth = str(assets_dir / "mini_autoencoder.safetensors")
-    code, table, said = svdp_evaluate("--shards", str(shards), "--truth-autoencoder", truth)
+    bars = tmp_path / "bars.toml"
+    bars.write_text("[least.median]\npsnr = 99\n[most.every]\nseam = 1000\n")
+    code, table, said = svdp_evaluate(str(bars), "--shards", str(shards), "--truth-autoencoder", truth)
     assert code == 0, said
     assert "left out: k1" in said
     out = tmp_path / "out"
@@ -127,15 +129,17 @@ def test_heldout_shards(svdp_evaluate, shards: Path, assets_dir: Path, tmp_path:
     assert found["scores"]["psnr"]["value"] < results["baselines"]["static copy"]["runs"][0]["scores"]["psnr"]["value"]
     assert results["baselines"]["true video"]["runs"][0]["scores"]["yaw"]["value"] in (None, pytest.approx(1))
     assert "| all frames pooled |" in table
+    assert [bar["met"] for bar in results["bars"]] == [False, True]
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "name either a list of pairs"),
+        ((), "name a list of pairs"),
         (("--shards", "."), "no shards (*.tar) in ."),
         (("pairs.toml", "--clips", "3"), "belong to --shards"),
-        (("pairs.toml", "--shards", "."), "name either a list of pairs"),
+        (("pairs.toml", "--shards", "{shards}"), "pairs.toml does not exist"),
+        (("--shards", "{shards}", "--head-model", "head.npz"), "--head-model belongs to a list of pairs"),
         (("--shards", "{shards}", "--provider", "drawn"), "no clip of provider 'drawn'"),
     ],
 )

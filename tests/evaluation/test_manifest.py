@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from svdp.errors import UserError
-from svdp.evaluation.manifest import read_pairs
+from svdp.evaluation.manifest import read_bars, read_pairs
 from svdp.evaluation.protocol import COLUMNS
 from svdp.evaluation.report import Bar
 
@@ -92,3 +92,18 @@ def test_the_nine_real_runs_are_there(root: Path, shared_dir: Path):
     assert len(manifest.pairs) == 9
     assert len({p.source for p in manifest.pairs}) == len({p.driving for p in manifest.pairs}) == 3
     assert {p.source.resolve().parents[1] for p in manifest.pairs} == {shared_dir.resolve()}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "count"), [("real_pairs", 20), ("self_runs", 6), ("long_runs", 3)])
+def test_the_other_real_runs_are_there(root: Path, shared_dir: Path, name: str, count: int):
+    manifest = read_pairs(root / "bench" / f"{name}.toml", [column.key for column in COLUMNS])
+    assert len(manifest.pairs) == count
+    assert all(pair.is_self == (name == "self_runs") for pair in manifest.pairs)
+
+
+def test_bars_alone(root: Path, write):
+    bars = read_bars(root / "bench" / "heldout.toml", [column.key for column in COLUMNS])
+    assert Bar(key="psnr", least=22) in bars
+    with pytest.raises(UserError, match="unknown entries pair, root"):
+        read_bars(write(PAIR), [])
