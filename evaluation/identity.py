@@ -146,12 +146,23 @@ def embed_video(
 ) -> np.ndarray:
     """(T, D) embeddings of the frames that are asked for and in which the face was detected; nan for all others."""
     wanted = set(range(track.num_frames) if numbers is None else numbers) & set(np.flatnonzero(track.present).tolist())
-    found = {t: embedder.embed(frame, track.landmarks[t]) for t, frame in enumerate(frames) if t in wanted}
+    found: dict[int, np.ndarray] = {}
+    before: tuple[np.ndarray, int] | None = None
+    for t, frame in enumerate(frames):
+        if t not in wanted:
+            continue
+        still = before is not None and frame is before[0] and _same_face(track, before[1], t)
+        found[t] = found[before[1]] if before is not None and still else embedder.embed(frame, track.landmarks[t])
+        before = frame, t
     size = len(next(iter(found.values()))) if found else 1
     vectors = np.full((track.num_frames, size), np.nan, np.float32)
     for t, vector in found.items():
         vectors[t] = vector
     return vectors
+
+
+def _same_face(track: FaceTrack, a: int, b: int) -> bool:
+    return np.array_equal(track.landmarks[a], track.landmarks[b])
 
 
 def mean_embedding(vectors: np.ndarray) -> np.ndarray | None:

@@ -78,6 +78,24 @@ def test_frames_without_a_face_or_not_asked_for_are_nan():
     assert mean_embedding(vectors[:1]) is None
 
 
+def test_a_held_picture_is_looked_at_once():
+    class Counting(ColourEmbedder):
+        looks = 0
+
+        def embed(self, picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+            self.looks += 1
+            return super().embed(picture, landmarks)
+
+    held, embedder = paint(200, 50, 50), Counting()
+    vectors = embed_video([held] * 6, made_track(6), embedder)
+    assert embedder.looks == 1
+    assert np.isfinite(vectors).all()
+    moving = made_track(6)
+    moving.landmarks[3:] += 1
+    embed_video([held] * 6, moving, embedder)
+    assert embedder.looks == 3
+
+
 def test_spread_frames():
     assert spread(5, 32) == [0, 1, 2, 3, 4]
     assert spread(101, 3) == [0, 50, 100]
