@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from ..errors import MediaError
 from ..signals.crops import Crop, CropConfig, crop_frame, plan_crop
 from ..signals.track import FaceTrack
 from .fidelity import l1, psnr, ssim
@@ -38,7 +39,7 @@ def whole_frame(side: int, size: int) -> Crop:
 def square_of_result(frame: np.ndarray, picture: np.ndarray, source: Crop) -> Crop:
     """Where the animated square lies in a result's frame: in the source picture's place, or it is the whole frame.
 
-    Videos have even sides, so a pasted result may be a row or a column larger than the picture. Raises ValueError for
+    Videos have even sides, so a pasted result may be a row or a column larger than the picture. Raises MediaError for
     frames of another size.
     """
     (height, width), (rows, columns) = frame.shape[:2], picture.shape[:2]
@@ -46,7 +47,10 @@ def square_of_result(frame: np.ndarray, picture: np.ndarray, source: Crop) -> Cr
         return source
     if height == width:
         return whole_frame(height, source.size)
-    raise ValueError(f"frames of {width}x{height} are neither square nor as large as the source, {columns}x{rows}")
+    raise MediaError(
+        f"the result's frames of {width}x{height} pixels are neither square nor as large as the source of "
+        f"{columns}x{rows}: give the source that it was made from, or the bare squares"
+    )
 
 
 def best_source_frame(track: FaceTrack, rule: CropConfig) -> int:

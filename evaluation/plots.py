@@ -1,10 +1,11 @@
-"""A report as pictures: curves of every run, and all numbers of all runs at a glance."""
+"""A report as pictures: curves of every run, all numbers of all runs at a glance, and what is left over the length."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,29 @@ from .report import Column, Report
 from .score import median_score
 
 PANELS_IN_ROW = 4
+LENGTH = (("csim_source", "CSIM to the source"), ("change", "change from frame to frame: mean absolute difference"))
 EXTRA = "pip install matplotlib"
 
 log = logging.getLogger(__name__)
 
 
 def draw_report(report: Report, out: Path) -> list[str]:
-    """Write NAME.curves.png for every run and, with matplotlib, summary.png; returns the names, * for the runs' own.
+    """Write NAME.curves.png for every run and, with matplotlib, summary.png and length.png; returns the names.
 
-    Without matplotlib the summary is left out, which is said. Raises MediaError if the folder cannot be written.
+    Without matplotlib these two are left out, which is said. Raises MediaError if the folder cannot be written.
     """
     curves = {run.name: run.details["series"] for run in report.own if "series" in run.details}
     for name, series in curves.items():
         save_image(out / f"{name}.curves.png", draw_curves(series))
     names = ["*.curves.png"] if curves else []
     if importlib.util.find_spec("matplotlib") is None:
-        log.warning("no summary.png without matplotlib: %s", EXTRA)
+        log.warning("no summary.png and length.png without matplotlib: %s", EXTRA)
         return names
     draw_summary(report, out / "summary.png")
-    return [*names, "summary.png"]
+    if not curves:
+        return [*names, "summary.png"]
+    draw_length(curves, out / "length.png")
+    return [*names, "summary.png", "length.png"]
 
 
 def draw_summary(report: Report, path: Path) -> None:
@@ -53,6 +58,27 @@ def draw_summary(report: Report, path: Path) -> None:
     }
     if entries:
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=5)
+    _save(figure, path)
+
+
+def draw_length(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Likeness to the source and change from frame to frame over the length of every run: drift and seams."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    for panel, (key, title) in zip(figure.subplots(2, 1, sharex=True), LENGTH, strict=True):
+        for name, series in curves.items():
+            known = [(t, value) for t, value in enumerate(series.get(key, ())) if math.isfinite(value)]
+            if known:
+                panel.plot(*zip(*known, strict=True), linewidth=1, marker=".", markersize=3, label=name)
+        panel.set_title(title, fontsize=9)
+        panel.tick_params(labelsize=7)
+    figure.axes[-1].set_xlabel("frame", fontsize=8)
+    figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=6)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path, dpi=110)
     except OSError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MediaError, UserError
+from ..errors import UserError
 from ..signals.crops import CropConfig, plan_crop
 from ..signals.track import FaceTrack, detect_face, track_faces
 from ..signals.video import VideoReader
@@ -80,7 +80,7 @@ def measure(
         "driver_faces": found.driver_faces,
         "driver_spans": {f"{m.name} ({m.unit})": found.driver_spans[m.name] for m in MEASURES},
         "square_pixels": footage.crop.size,
-        "embedder": against.identity.embedder.name if against.identity.embedder else None,
+        "embedder": _describe(against.identity.embedder),
         "series": _series(found, series, vectors, against),
     }
     return Run(name=name, scores=scores, checks={"frames": found.frames_equal}, details=details, method=method)
@@ -108,7 +108,8 @@ def evaluate_frames(
         source: the portrait. rule: how source and driver were cropped for the model, with its resolution.
         segment_length: new frames of a segment, for the seams. select, source_face: which face, as for `track_faces`.
 
-    Raises: NoFaceError if source or driver have no face; MediaError if a file behind the frames cannot be read.
+    Raises: NoFaceError if source or driver have no face; MediaError if a file behind the frames cannot be read, or
+    frames are neither square nor of the source's size.
     """
     rule, identity = rule or CropConfig(size=256), identity or Identity()
     portrait = detect_face(source, select=source_face)
@@ -168,8 +169,6 @@ def evaluate_pair(
         )  # fmt: skip
     except UserError as error:
         raise type(error)(f"{pair.name}: {error}") from error
-    except ValueError as error:
-        raise MediaError(f"{pair.name}: {error}; give videos of the source's size, or square ones") from error
     timing = driver.timing
     sound = check_sound(result, pair.driving, timing.begin, timing.time(timing.num_frames))
     return [_with_sound(own, sound), *(replace(run, checks={}) for run in others)]
@@ -205,6 +204,10 @@ def _embedded(num_frames: int) -> list[int]:
     """Frames whose identity is looked at: evenly spread, and the windows of drift."""
     windows = [*range(SETTLED, SETTLED + WINDOW), *range(num_frames - WINDOW, num_frames)]
     return sorted({*spread(num_frames), *(windows if num_frames >= LEAST_FRAMES else [])})
+
+
+def _describe(embedder: Embedder | None) -> dict[str, str | float] | None:
+    return {"name": embedder.name, "same_person_from": embedder.same_from} if embedder else None
 
 
 def _vectors(footage: Footage, found: Redetection, against: Reference) -> np.ndarray | None:

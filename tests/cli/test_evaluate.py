@@ -52,7 +52,7 @@ def test_tables_json_plots_video_and_sheet(evaluate, tmp_path: Path):
     code, table, said = evaluate("--keep-crop")
     assert code == 0, said
     out = tmp_path / "out"
-    pictures = {"one.sheet.png", "one.curves.png", "summary.png"}
+    pictures = {"one.sheet.png", "one.curves.png", "summary.png", "length.png"}
     assert {p.name for p in out.iterdir()} == {"one.mp4", "made.json", "table.md", "results.json", *pictures}
     assert VideoReader(out / "one.mp4").num_frames == 6
     assert (out / "table.md").read_text() in table
@@ -84,6 +84,15 @@ def test_self_reenactment_beside_another_video(svdp_evaluate, pairs: Path, tmp_p
     portrait = (out / "one.source.png").stat().st_mtime_ns, (out / "one.mp4").stat().st_mtime_ns
     assert svdp_evaluate(str(pairs), "--reuse")[0] == 0
     assert portrait == ((out / "one.source.png").stat().st_mtime_ns, (out / "one.mp4").stat().st_mtime_ns)
+
+
+@pytest.mark.shared
+def test_the_textured_head_stands_beside_the_result(evaluate, shared_dir: Path, tmp_path: Path):
+    code, table, said = evaluate("--head-model", str(shared_dir / "models" / "ict_light_f16.npz"))
+    assert code == 0, said
+    assert "| textured head |" in table
+    head = VideoReader(tmp_path / "out" / "one.head.mp4")
+    assert (head.num_frames, head.info.width, head.info.height) == (6, 64, 64)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from svdp.evaluation.score import Score
 from svdp.signals.images import load_image
 
 COLUMNS = (Column(key="yaw", title="yaw", better="more"), Column(key="tof", title="tOF", unit="px", group="truth"))
-SERIES = {"driver yaw": [0.0, 5.0, float("nan"), 3.0], "result yaw": [1.0, 2.0, 3.0]}
+SERIES = {"change": [0.1, 0.2, 0.1], "driver yaw": [0.0, 5.0, float("nan"), 3.0], "result yaw": [1.0, 2.0, 3.0]}
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def report() -> Report:
 
 @pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="matplotlib is not installed")
 def test_curves_and_summary(report: Report, tmp_path: Path):
-    assert draw_report(report, tmp_path) == ["*.curves.png", "summary.png"]
-    assert {p.name for p in tmp_path.iterdir()} == {"b.curves.png", "summary.png"}
-    summary = load_image(tmp_path / "summary.png")
-    assert summary.std() > 5  # something is drawn
+    assert draw_report(report, tmp_path) == ["*.curves.png", "summary.png", "length.png"]
+    assert {p.name for p in tmp_path.iterdir()} == {"b.curves.png", "summary.png", "length.png"}
+    assert load_image(tmp_path / "summary.png").std() > 5  # something is drawn
+    assert load_image(tmp_path / "length.png").std() > 5
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="matplotlib is not installed")

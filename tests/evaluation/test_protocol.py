@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from svdp.errors import MediaError
 from svdp.evaluation.footage import Footage, best_source_frame, frame_series, square_of_result, whole_frame
 from svdp.evaluation.heldout import POOLED, HeldoutClip, evaluate_clip, pool
 from svdp.evaluation.protocol import COLUMNS, STATIC, TRUE, Identity, evaluate_frames, still_track
@@ -52,7 +53,7 @@ def test_a_result_is_pasted_into_the_source_or_a_square():
     picture = np.zeros((301, 201, 3), np.uint8)
     assert square_of_result(np.zeros((302, 202, 3)), picture, source) is source
     np.testing.assert_array_equal(square_of_result(np.zeros((64, 64, 3)), picture, source).affines[0], 2 * np.eye(2, 3))
-    with pytest.raises(ValueError, match="200x100"):
+    with pytest.raises(MediaError, match="200x100"):
         square_of_result(np.zeros((100, 200, 3)), picture, source)
 
 
@@ -132,6 +133,7 @@ def test_cross_reenactment_that_turns_into_the_driver(
     assert still.scores["csim_source"].value == pytest.approx(1, abs=1e-5)
     assert again.scores["csim_driver"] == own.scores["csim_driver"]
     assert own.scores["yaw"].value > 0.9
+    assert own.details["embedder"] == {"name": "grey", "same_person_from": 0.5}
     assert "psnr" not in own.scores
     assert not np.isnan(own.scores["seam"].value)  # one border, at frame 16
 
