@@ -43,12 +43,12 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 def to_image(frames: np.ndarray) -> Tensor:
     """RGB uint8 (N, H, W, 3) as IMAGE."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).float() / 255
+    return torch.from_numpy(np.require(frames, requirements=["C", "W"])).float() / 255
 
 
 def to_mask(masks: np.ndarray) -> Tensor:
     """uint8 (N, H, W) as MASK."""
-    return torch.from_numpy(np.ascontiguousarray(masks)).float() / 255
+    return torch.from_numpy(np.require(masks, requirements=["C", "W"])).float() / 255
 
 
 def mask_to_uint8(mask: Tensor, num_frames: int, size_hw: tuple[int, int]) -> np.ndarray:
