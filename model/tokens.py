@@ -24,15 +24,17 @@ def token_map(map_FHW: Tensor, patch: int) -> Tensor:
     return F.avg_pool2d(map_FHW[:, None].float(), patch).flatten(1)[..., None]
 
 
-def select_tokens(mask_FN: Tensor, multiple: int = 8, width: int | None = None) -> Tensor:
+def select_tokens(mask_FN: Tensor, multiple: int = 8, width: int | None = None, least: int = 0) -> Tensor:
     """Indices (F, K) of the tokens to keep, K constant: the most that any frame needs, rounded up to `multiple`.
+
+    `least`: as if some frame needed so many (processes that share a batch agree on K that way).
 
     Frames that need fewer are filled with their unmasked tokens nearest to the region (index order where a frame has
     no region at all), so that no attention mask is needed. Indices are sorted in each frame. At least one group is
     kept, even if no region touches anything. `width` is the picture's width in tokens (default: a square picture).
     """
     num_frames, num_tokens = mask_FN.shape
-    needed = int(mask_FN.sum(1).max()) if num_frames else 0
+    needed = max(int(mask_FN.sum(1).max()) if num_frames else 0, least)
     keep = min(num_tokens, max(1, -(-needed // multiple)) * multiple)
     distance = _distance_to_mask(mask_FN, width or round(num_tokens**0.5))
     return distance.argsort(dim=1, stable=True)[:, :keep].sort(dim=1).values

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .ema import Ema
+from .sharding import like, whole
 
 FORMAT_VERSION = 1
 LAST = "last.safetensors"
@@ -34,11 +35,12 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema
+    path: Path, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, write: bool = True
 ) -> None:
     """Write trained weights, averages, optimiser state and random state under `path`, replacing it atomically.
 
-    Frozen weights are not written: they come from the base file that the configuration names.
+    Frozen weights are not written: they come from the base file that the configuration names. Where weights are split
+    among processes all must call this, one of them with `write`.
     """
     tensors = {f"weight/{k}": p.detach() for k, p in ema.weights.items()}
     tensors |= {f"buffer/{k}": b for k, b in _saved_buffers(module).items()}
@@ -50,7 +52,9 @@ def save_checkpoint(
         "svdp.progress": json.dumps(vars(progress)),
         "svdp.ema_updates": str(ema.num_updates),
     }
-    write_atomically(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
+    kept = {k: v.cpu().contiguous() for k, v in ((k, whole(v.detach())) for k, v in tensors.items()) if write}
+    if write:
+        write_atomically(path, kept, header)
 
 
 def write_atomically(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
@@ -87,7 +91,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         raise UserError(f"{path} belongs to another model: {problems[0]} and {len(problems) - 1} more do not fit")
     with torch.no_grad():
         for key, weight in ema.weights.items():
-            weight.copy_(tensors[f"weight/{key}"])
+            weight.copy_(like(tensors[f"weight/{key}"], weight))
         for key, buffer in _saved_buffers(module).items():
             buffer.copy_(tensors[f"buffer/{key}"])
     ema.load({k: tensors[f"ema/{k}"] for k in ema.weights}, int(header["svdp.ema_updates"]))
@@ -137,10 +141,15 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], 
     for group in optimizer.param_groups:
         for weight in group["params"]:
             state = states.get(names[id(weight)])
-            if state is not None:  # step counters stay where the optimiser keeps them
-                optimizer.state[weight] = {
-                    k: v if k == "step" and not group.get("fused") else v.to(weight.device) for k, v in state.items()
-                }
+            if state is not None:
+                optimizer.state[weight] = {k: _restored(optimizer, group, k, v, weight) for k, v in state.items()}
+
+
+def _restored(optimizer: torch.optim.Optimizer, group: dict[str, Any], kind: str, value: Tensor, weight: Tensor) -> Any:
+    """A value of the optimiser's state as the optimiser keeps it; step counters stay where it has them."""
+    if kind == "step" and not isinstance(optimizer, torch.optim.AdamW):
+        return int(value)  # bitsandbytes
+    return value if kind == "step" and not group.get("fused") else like(value, weight)
 
 
 def _random_tensors() -> dict[str, Tensor]:

@@ -30,14 +30,16 @@ class BaseSettings:
     architecture: BaseArchitecture
     path: str = ""  # diffusers folder or single file; empty: random weights
     train: bool = True  # train the base's own weights too; off: adapter (and LoRA) only
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of a frozen base's weights
 
     def __post_init__(self) -> None:
         _require(self.train or bool(self.path), "[base] train = false needs `path`: random weights are of no use")
+        _require(not self.train or self.dtype == "float32", "[base] dtype is for a base that is not trained")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Shards and augmentation. File patterns are relative to `root`."""
+    """Shards and augmentation. File patterns are relative to `root`, a folder or a location such as s3://bucket/data."""
 
     root: str = "."
     train: tuple[str, ...] = ("train/*.tar",)
@@ -48,10 +50,14 @@ class DataSettings:
     driver_dropout: float = 0.01  # chance that the driver of a sample shows nothing at all
     driver_noise: float = 0.0  # standard deviation of noise on the driver's latents
     reverse: float = 0.0  # chance that a window is played backwards
+    stream_shards: int = 0  # training shards held in memory at a time; 0: all of them
+    stream_every: int = 20  # steps until the oldest of those gives way to another
 
     def __post_init__(self) -> None:
         for name in ("target_source", "region_dropout", "driver_dropout", "reverse"):
             _require_share(f"[data] {name}", getattr(self, name))
+        _require(self.stream_shards >= 0, f"[data] stream_shards must be 0 or more, got {self.stream_shards}")
+        _require(self.stream_every >= 1, f"[data] stream_every must be 1 or more, got {self.stream_every}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +128,7 @@ class LossSettings:
 class OptimSettings:
     """Linear warm-up and a cosine to `final_lr` of the peak; EMA of the weights. "muon": see `training.optim`."""
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: Literal["adamw", "adamw8bit", "muon"] = "adamw"  # adamw8bit: needs bitsandbytes
     lr: float = 8e-4
     muon_lr: float = 1.2e-2  # peak, of the matrices that Muon updates
     final_lr: float = 0.02  # share of `lr` left at the end
@@ -162,6 +168,7 @@ class WatchSettings:
     grid_clips: int = 4
     grid_steps: int = 12
     grid_fusion: tuple[float, float, float] = (1.2, 1.3, 1.0)  # source, driving, history
+    grid_video: bool = True  # the grids' clips as a video too
     autoencoder: str = ""  # TAESD-form safetensors, for the grids; empty: no grids
     checkpoint_minutes: float = 5.0
 
@@ -181,6 +188,7 @@ class TrainConfig:
     precision: Literal["no", "bf16", "bf16-weights", "fp16"] = "bf16"  # bf16-weights: see training.worker
     gradient_checkpointing: bool = False
     compile: bool = False
+    sharding: Literal["none", "fsdp"] = "none"  # fsdp: split weights, gradients, optimiser among processes
     data: DataSettings = DataSettings()
     loss: LossSettings = LossSettings()
     optim: OptimSettings = OptimSettings()
@@ -196,6 +204,12 @@ class TrainConfig:
             ends == sorted(set(ends)) and ends[-1] == 1.0,
             f"the stages' `until` must rise and end at 1.0, got {ends}",
         )
+        if self.sharding == "fsdp":
+            _require(
+                self.precision in ("no", "bf16"), f"sharding works with precision no or bf16, not {self.precision}"
+            )
+            _require(self.optim.name == "adamw", f"sharding works with [optim] name adamw, not {self.optim.name}")
+            _require(self.base.dtype == "float32", "sharding needs one precision of weights: [base] dtype float32")
         known = ("no", "bf16", "bf16-weights", "fp16")
         _require(self.precision in known, f"precision must be one of {', '.join(known)}, got {self.precision}")
 
@@ -252,9 +266,19 @@ def load_config(path: str | Path) -> TrainConfig:
 
 
 def with_overrides(
-    config: TrainConfig, *, data: str | None = None, minutes: float | None = None, steps: int | None = None
+    config: TrainConfig,
+    *,
+    data: str | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    base: str | None = None,
+    start: str | None = None,
 ) -> TrainConfig:
-    """The same run on other shards or with another budget (a given budget replaces the file's)."""
+    """The same run on other shards, with another budget (a given budget replaces the file's) or from other weights."""
+    if base is not None:
+        config = replace(config, base=replace(config.base, path=base))
+    if start is not None:
+        config = replace(config, start=start)
     if data is not None:
         config = replace(config, data=replace(config.data, root=data))
     if minutes is not None or steps is not None:

@@ -35,10 +35,14 @@ class ClipBatch:
         """The same batch on a device."""
         return ClipBatch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
-    def driving_index(self, patch: int, multiple: int) -> Tensor:
-        """Kept driving tokens (B, F, K); K is the most that any frame of the batch needs."""
+    def needed_tokens(self, patch: int) -> Tensor:
+        """How many driving tokens the frame needs that needs most: a scalar."""
+        return token_mask(self.regions.flatten(0, 1), patch).sum(1).max()
+
+    def driving_index(self, patch: int, multiple: int, least: int = 0) -> Tensor:
+        """Kept driving tokens (B, F, K); K is the most that any frame of the batch needs, and no less than `least`."""
         columns = self.regions.shape[-1] // patch
-        index = select_tokens(token_mask(self.regions.flatten(0, 1), patch), multiple, columns)
+        index = select_tokens(token_mask(self.regions.flatten(0, 1), patch), multiple, columns, least)
         return index.unflatten(0, self.regions.shape[:2])
 
 
@@ -70,12 +74,30 @@ class LatentClips:
         self.black = _black_latent(self.driving, self.regions)
 
     @classmethod
+    def of_tensors(
+        cls, sources: Tensor, target: Tensor, driving: Tensor, regions: Tensor, *, black: Tensor
+    ) -> LatentClips:
+        """From tensors as they are, unchecked and perhaps still empty; `black` (C, h, w) is a black frame's latent."""
+        made = cls.__new__(cls)
+        made.sources, made.target, made.driving, made.regions, made.black = sources, target, driving, regions, black
+        return made
+
+    @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> LatentClips:
         """From a mapping with the arrays of the constructor, as `training.shards.load_shards` gives it."""
         return cls(*(arrays[name] for name in ("sources", "target", "driving", "regions")))
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def count(self) -> int:
+        """Clips in all shards: those in memory."""
+        return len(self)
+
+    def at(self, step: int) -> LatentClips:
+        """The clips to draw from at a step: all of them (`training.streaming` holds a part)."""
+        return self
 
     @property
     def num_frames(self) -> int:

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .schedule import ema_decay
+from .sharding import like, own_part
 
 
 class Ema:
@@ -27,13 +29,14 @@ class Ema:
     def update(self) -> None:
         """Take in the current weights."""
         decay = ema_decay(self.decay, self.num_updates)
-        weights = [p.detach() for p in self.weights.values()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        weights = [own_part(p.detach()) for p in self.weights.values()]
+        averages = [own_part(a) for a in self.average.values()]
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.num_updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the module has the averaged weights: storages are swapped, nothing is copied."""
+        """Inside, the module has the averaged weights: storages are swapped, nothing is copied (split ones are)."""
         self._swap()
         try:
             yield
@@ -42,10 +45,16 @@ class Ema:
 
     def _swap(self) -> None:
         for name, weight in self.weights.items():
-            weight.data, self.average[name] = self.average[name], weight.data
+            if isinstance(weight, DTensor):
+                mine, average = own_part(weight.detach()), own_part(self.average[name])
+                kept = mine.clone()
+                mine.copy_(average)
+                average.copy_(kept)
+            else:
+                weight.data, self.average[name] = self.average[name], weight.data
 
     def load(self, average: Mapping[str, Tensor], num_updates: int) -> None:
         """Take over a saved average with the same names."""
         for name, value in self.average.items():
-            value.copy_(average[name])
+            value.copy_(like(average[name], value))
         self.num_updates = num_updates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ class SampleGrid:
         source, driving, history = watch.grid_fusion
         fusion = FusionConfig(source=source, driving=driving, history=history)
         self.sampling = SamplingConfig(steps=watch.grid_steps, shift=config.loss.shift, seed=config.seed, fusion=fusion)
+        self.frames: np.ndarray | None = None  # (T, H, W, 3) uint8: what `draw` drew last, as a video
+        self.with_video = watch.grid_video
         self.autoencoder = TinyAutoencoder.load(find_file(watch.autoencoder)) if watch.autoencoder else None
 
     @property
@@ -40,12 +43,12 @@ class SampleGrid:
         return self.autoencoder is not None
 
     def draw(self, denoiser: Denoiser, stage: StageSettings, step: int) -> tuple[np.ndarray, float]:
-        """Sample, save `step-NNNNNN.png`; returns the picture (H, W, 3) uint8 and the mean PSNR in dB."""
+        """Sample, save `step-NNNNNN.png` and `.webp`; returns the picture (H, W, 3) uint8 and the mean PSNR in dB."""
         device = next(denoiser.parameters()).device
         assert self.autoencoder is not None
         autoencoder = self.autoencoder.to(device)
         batch = self.clips.fixed(self.count, self.clips.num_frames, 0).to(device)
-        rows, errors = [], []
+        rows, errors, films = [], [], []
         for i in range(self.count):
             signals = SegmentSignals(batch.driving[i], batch.regions[i])
             result = sample_clip(denoiser, batch.source[i], signals, stage, self.sampling)
@@ -55,9 +58,13 @@ class SampleGrid:
                 )
             errors.append((made.float() - target).square().mean().item())
             rows.append(_row(source[0], target, driver, made))
+            films.append(_film(source[0], target, driver, made))
         picture = np.concatenate(rows)
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(self.folder / f"step-{step:06d}.png")
+        if self.with_video:
+            self.frames = np.concatenate(films, 1)
+            (self.folder / f"step-{step:06d}.webp").write_bytes(animation(self.frames, "WEBP"))
         return picture, float(np.mean([-10 * np.log10(max(e, 1e-10)) for e in errors]))
 
 
@@ -87,6 +94,19 @@ def _row(source: Tensor, target: Tensor, driver: Tensor, made: Tensor) -> np.nda
     pictures = [source, *(x[i] for i in shown for x in (target, driver, made))]
     tiles = [np.pad(_to_uint8(p), ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in pictures]
     return np.concatenate(tiles, 1)
+
+
+def _film(source: Tensor, target: Tensor, driver: Tensor, made: Tensor) -> np.ndarray:
+    """(T, H, W, 3): source, target, masked driver and prediction beside each other."""
+    beside = (source.expand_as(target), target, driver, made)
+    return np.stack([np.concatenate([_to_uint8(p) for p in frame], 1) for frame in zip(*beside, strict=True)])
+
+
+def animation(frames: np.ndarray, form: str, fps: int = 12) -> bytes:
+    """Frames (T, H, W, 3) uint8 as an endless animation, "WEBP" or "GIF"."""
+    pictures, file = [Image.fromarray(frame) for frame in frames], io.BytesIO()
+    pictures[0].save(file, form, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    return file.getvalue()
 
 
 def _to_uint8(picture: Tensor) -> np.ndarray:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -30,6 +32,7 @@ from .monitor import Monitor, conditions_of
 from .optim import build_optimizer
 from .schedule import draw_branch, learning_rate, progress_at, rng, stage_at
 from .setup import build_denoiser, export_weights, load_clips
+from .sharding import gather_into, gathered, shard, whole
 from .worker import WorkingCopy
 
 log = logging.getLogger(__name__)
@@ -55,15 +58,24 @@ class Trainer:
         self.progress = Progress(config=config.to_json())
         torch.manual_seed(config.seed)
         self.accelerator = Accelerator(
+            cpu=_several_on_cpu(),
             mixed_precision="no" if config.precision == "bf16-weights" else config.precision,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # branches leave some unused
         )
         self.clips, self.heldout = load_clips(config)
-        self.denoiser = build_denoiser(config).to(self.accelerator.device)
+        self.denoiser = build_denoiser(config)
+        self.sharded = config.sharding == "fsdp" and self.accelerator.num_processes > 1
+        self.plain = deepcopy(self.denoiser) if self.sharded and self.accelerator.is_main_process else None
+        self.denoiser.to(self.accelerator.device)
+        if self.sharded:
+            shard(self.denoiser, self.accelerator.device, self.accelerator.num_processes)
         optimizer = build_optimizer(self.denoiser, config.optim)
         self.worker = WorkingCopy(self.denoiser) if config.precision == "bf16-weights" else None
         running = self.worker.module if self.worker is not None else self.denoiser
-        self.model, self.optimizer = self.accelerator.prepare(running, optimizer)
+        if self.sharded:
+            self.model, self.optimizer = self.denoiser, self.accelerator.prepare(optimizer)
+        else:
+            self.model, self.optimizer = self.accelerator.prepare(running, optimizer)
         self.trained = [p for p in self.denoiser.parameters() if p.requires_grad]
         self.ema = Ema(self.denoiser, config.optim.ema)
         self.monitor = Monitor(config, out, self.denoiser, self.heldout, self.accelerator)
@@ -89,7 +101,7 @@ class Trainer:
         saved_at = spent
         self.monitor.open(self.progress.step, spent)
         try:
-            while (share := self._share()) < 1.0 and not should_stop(self.progress):
+            while (share := self._share()) < 1.0 and not self._agree(should_stop(self.progress)):
                 self._enter_stage(share)
                 self.train_step(share)
                 self._watch()
@@ -111,6 +123,16 @@ class Trainer:
             broadcast_object_list(seconds)
             self.progress.seconds = seconds[0]
         return progress_at(self.config, self.progress.step, self.progress.seconds)
+
+    def _agree(self, stop: bool) -> bool:
+        """Whether any process was asked to stop: then all do."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        return bool(self._most(torch.tensor(int(stop), device=self.accelerator.device)))
+
+    def _most(self, count: Tensor) -> int:
+        """The largest value of a scalar in all processes."""
+        return int(cast(Tensor, self.accelerator.gather(count[None])).max())
 
     def _enter_stage(self, share: float) -> None:
         index = self.config.stages.index(stage_at(self.config.stages, share))
@@ -134,7 +156,7 @@ class Trainer:
             self.worker.take_weights()
         for micro in range(optim.accumulate):
             last = micro == optim.accumulate - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model):
                 self.accelerator.backward(self._micro_batch(step, micro) / optim.accumulate)
         if self.worker is not None:
             self.worker.give_gradients()
@@ -142,7 +164,7 @@ class Trainer:
         self.optimizer.step()
         self.ema.update()
         self.progress.step += 1
-        self.monitor.after_step(norm, rate)
+        self.monitor.after_step(whole(norm) if isinstance(norm, Tensor) else norm, rate)
 
     def draw(self, step: int, micro: int) -> tuple[ClipBatch, Branch, Tensor, Tensor]:
         """Batch, branch, noise levels (B,) and noise like the target of a micro-batch: a function of the seed and the
@@ -151,7 +173,8 @@ class Trainer:
         first = (micro * world + self.accelerator.process_index) * stage.batch
         places = range(first, first + stage.batch)
         windows = [rng(seed, step, WINDOW, i) for i in places]
-        batch = self.clips.sample(windows, stage.frames, stage.history, stage.strides, self.config.data)
+        clips = self.clips.at(step)
+        batch = clips.sample(windows, stage.frames, stage.history, stage.strides, self.config.data)
         shape = batch.target.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=rng(seed, step, NOISE, i)) for i in places])
         total = stage.batch * world * self.config.optim.accumulate
@@ -162,11 +185,13 @@ class Trainer:
         batch, branch, sigmas, noise = self.draw(step, micro)
         batch = batch.to(self.accelerator.device)
         sigmas, noise = sigmas.to(batch.target.device), noise.to(batch.target.device)
-        conditions = conditions_of(batch, branch, self.denoiser.adapter.config, self._noisy_history(batch, step, micro))
+        adapter, past = self.denoiser.adapter.config, self._noisy_history(batch, step, micro)
+        conditions = conditions_of(batch, branch, adapter, past, self._least_tokens(batch))
         noisy = add_noise(batch.target, noise, sigmas)
         if self.worker is not None:
             noisy, conditions = noisy.to(self.worker.dtype), self.worker.cast(conditions)
-        velocity = self.model(noisy, sigmas, conditions)
+        with self.accelerator.autocast() if self.sharded else nullcontext():
+            velocity = self.model(noisy, sigmas, conditions)
         weight = region_weight_map(batch.regions, self.config.loss.region_weights)
         loss, per_sample = flow_loss(
             velocity, velocity_target(batch.target, noise), sigmas, weight, self.config.loss.weighting
@@ -178,10 +203,23 @@ class Trainer:
         """History at a random noise level per sample: what the model made itself is never quite clean."""
         if not self.stage.history_noise or not batch.history.shape[1]:
             return batch.history
-        generator = rng(self.config.seed, step, HISTORY, micro, self.accelerator.process_index)
-        level = torch.rand(len(batch.history), generator=generator) * self.stage.history_noise
-        noise = torch.randn(batch.history.shape, generator=generator)
+        first = (micro * self.accelerator.num_processes + self.accelerator.process_index) * self.stage.batch
+        generators = [rng(self.config.seed, step, HISTORY, first + i) for i in range(len(batch.history))]
+        level = torch.cat([torch.rand(1, generator=g) for g in generators]) * self.stage.history_noise
+        noise = torch.stack([torch.randn(batch.history.shape[1:], generator=g) for g in generators])
         return add_noise(batch.history, noise.to(batch.history.device), level.to(batch.history.device))
+
+    def _least_tokens(self, batch: ClipBatch) -> int:
+        """Driving tokens that the neediest frame in any process needs: all keep as many."""
+        if self.accelerator.num_processes == 1:
+            return 0
+        return self._most(batch.needed_tokens(self.config.base.architecture.patch))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, the denoiser has its averaged weights, whole."""
+        with self.ema.applied(), gathered(self.denoiser):
+            yield
 
     def _watch(self) -> None:
         """Logs, held-out probes and sample grids, as often as the settings say; best weights are exported."""
@@ -192,11 +230,11 @@ class Trainer:
             if watch.probe_every and step % watch.probe_every == 0:
                 self._probe()
             if self.monitor.grid_is_due(self.progress.seconds):
-                with self.ema.applied():
+                with self._averaged():
                     self.monitor.grid(self.progress)
 
     def _probe(self) -> None:
-        with self.ema.applied():
+        with self._averaged():
             loss = self.monitor.probe(self.progress, self.stage)
             best = self.progress.best_loss
             if best is None or loss < best:
@@ -205,22 +243,26 @@ class Trainer:
 
     def save(self) -> None:
         """Checkpoint and current averaged weights; only the main process writes."""
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.checkpoint_path, self.progress, self.denoiser, self.optimizer.optimizer, self.ema)
-            with self.ema.applied():
+        main = self.accelerator.is_main_process
+        if main or self.sharded:
+            parts = self.denoiser, self.optimizer.optimizer, self.ema
+            save_checkpoint(self.checkpoint_path, self.progress, *parts, write=main)
+            with self._averaged():
                 self._export("weights")
         self.accelerator.wait_for_everyone()
 
     def _export(self, name: str) -> None:
+        if self.sharded:
+            gather_into(self.plain, self.denoiser)
         if self.accelerator.is_main_process:
-            export_weights(self.denoiser, self.out / name, self.config, self.progress)
+            export_weights(self.plain or self.denoiser, self.out / name, self.config, self.progress)
 
     def _finish(self, finished: bool) -> None:
         self.save()
         if finished and self.progress.step % (self.config.watch.probe_every or 1):
             self._probe()
         if finished and self.config.watch.grid_minutes:
-            with self.ema.applied():
+            with self._averaged():
                 self.monitor.grid(self.progress)
         log.info(
             "%s at step %d after %.1f minutes; weights in %s",
@@ -233,7 +275,7 @@ class Trainer:
 
 def _check_same(saved: dict[str, Any], now: dict[str, Any], path: str) -> None:
     """A run may be resumed with another budget, other logging or its data elsewhere, not with another model or seed."""
-    free = {"name", "steps", "minutes", "watch", "info", "compile"}
+    free = {"name", "steps", "minutes", "watch", "info", "compile", "sharding"}
     try:
         saved = config_from_json(saved).to_json()  # settings that are younger than the checkpoint get their defaults
     except UserError as error:
@@ -254,6 +296,12 @@ def _as_lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _as_lists(v) for k, v in value.items()}
     return [_as_lists(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _several_on_cpu() -> bool:
+    """Whether a launcher started several processes on a machine without a GPU: accelerate has to be told."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return not alone and not (torch.cuda.is_available() or torch.xpu.is_available())
 
 
 @contextmanager
@@ -285,7 +333,7 @@ def _log_to(path: Path) -> Iterator[None]:
     """Inside, log lines of the package go to a file and to stdout, and nowhere else; the main process's only."""
     package = logging.getLogger(__name__.split(".")[0])
     handlers: list[logging.Handler] = [logging.NullHandler()]
-    if PartialState().is_main_process:
+    if PartialState(cpu=_several_on_cpu()).is_main_process:
         handlers = [logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)]
     before = package.level, package.propagate
     package.setLevel(logging.INFO)

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,7 +27,7 @@ from ..model.streams import Conditions
 from .checkpoint import Progress
 from .config import StageSettings, TrainConfig
 from .dataset import ClipBatch, LatentClips
-from .grids import SampleGrid
+from .grids import SampleGrid, animation
 from .loss import NUM_SIGMA_BINS, region_errors, sigma_bin
 from .schedule import rng
 
@@ -35,13 +37,14 @@ PROBE_SIGMAS = (0.85, 0.5)
 
 
 def conditions_of(
-    batch: ClipBatch, branch: Branch, adapter: AdapterConfig, history: Tensor | None = None
+    batch: ClipBatch, branch: Branch, adapter: AdapterConfig, history: Tensor | None = None, least_tokens: int = 0
 ) -> Conditions:
-    """What a branch sees of a batch; the rest is absent. `history` replaces the batch's own (a noisy one)."""
+    """What a branch sees of a batch; the rest is absent. `history` replaces the batch's own (a noisy one); at least
+    `least_tokens` driving tokens are kept."""
     past = batch.history if history is None else history
     index = None
     if branch in ("d", "p") and adapter.uses_tokens:
-        index = batch.driving_index(adapter.base.patch, adapter.token_multiple)
+        index = batch.driving_index(adapter.base.patch, adapter.token_multiple, least_tokens)
     return Conditions(
         source=batch.source if branch != "u" else None,
         driving=batch.driving if branch in ("d", "p") else None,
@@ -115,6 +118,11 @@ class Losses:
         """Remember one micro-batch: noise levels (B,) and losses (B,)."""
         self.entries.append((branch, sigmas, per_sample))
 
+    def gather(self, accelerator: Accelerator) -> None:
+        """Take in what the other processes added meanwhile; all must call this at the same step."""
+        if accelerator.num_processes > 1:
+            self.entries = [(b, *accelerator.gather((s, loss))) for b, s, loss in self.entries]
+
     def take(self) -> dict[str, float]:
         """Means "loss", "branch/<b>", "sigma/<low>-<high>" of what was added, and forget it."""
         losses = torch.cat([e[2] for e in self.entries]).cpu()
@@ -130,6 +138,14 @@ class Losses:
                 result[f"sigma/{low:.1f}-{high:.1f}"] = losses[bins == i].mean().item()
         self.entries.clear()
         return result
+
+
+def add_animation(writer: SummaryWriter, tag: str, frames: np.ndarray, step: int) -> None:
+    """Frames (T, H, W, 3) uint8 for TensorBoard, which shows animated GIFs among its images."""
+    height, width = frames.shape[1:3]
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=animation(frames, "GIF"))
+    summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+    cast(Any, writer).file_writer.add_summary(summary, step)
 
 
 class Monitor:
@@ -191,6 +207,7 @@ class Monitor:
         now, (step, before) = time.monotonic(), self.reported
         per_step = (now - before - self.paused) / max(progress.step - step, 1)
         self.reported, self.paused = (progress.step, now), 0.0
+        self.losses.gather(self.accelerator)
         values = self.losses.take()
         if not math.isfinite(values["loss"]):
             raise UserError(f"training diverged before step {progress.step}: resume with a lower [optim] lr or clip")
@@ -236,4 +253,6 @@ class Monitor:
         self._write("heldout", {"psnr": psnr}, progress.step)
         if self.writer is not None:
             self.writer.add_image("samples", picture, progress.step, dataformats="HWC")
+            if self.samples.frames is not None:
+                add_animation(self.writer, "video", self.samples.frames, progress.step)
         log.info("step %d  samples: %.2f dB against the true frames", progress.step, psnr)

@@ -27,7 +27,9 @@ from ..model.hosts.diffusers import (
 from .checkpoint import Progress, sync
 from .config import LoraSettings, TrainConfig
 from .dataset import LatentClips
+from .locations import Location, find_files
 from .shards import load_shards
+from .streaming import ClipStream
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,17 @@ LORA_LAYERS = (  # of every block: projections of both attentions, feed-forward
 )
 
 
-def load_clips(config: TrainConfig) -> tuple[LatentClips, LatentClips]:
+def load_clips(config: TrainConfig) -> tuple[LatentClips | ClipStream, LatentClips]:
     """Training and held-out clips. Raises `UserError` if there are no shards or they do not fit the configuration."""
-    clips = [_clips(config.data.root, patterns) for patterns in (config.data.train, config.data.heldout)]
-    base = config.base.architecture
-    for part in clips:
+    data, base = config.data, config.base.architecture
+    heldout = LatentClips.from_arrays(load_shards(_shards(data.root, data.heldout)))
+    paths = _shards(data.root, data.train)
+    if data.stream_shards:
+        clips = ClipStream(paths, data.stream_shards, data.stream_every, config.seed, heldout.black)
+        log.info("%d of %d shards are held in memory at a time", clips.held, len(paths))
+    else:
+        clips = LatentClips.from_arrays(load_shards(paths))
+    for part in (clips if isinstance(clips, LatentClips) else clips.one, heldout):
         part.require_window(config.window)
         channels, height, width = part.latent_shape
         if channels != base.channels or height % base.patch or width % base.patch:
@@ -50,18 +58,18 @@ def load_clips(config: TrainConfig) -> tuple[LatentClips, LatentClips]:
                 f"latents of shape {part.latent_shape} do not fit a base with {base.channels} channels and patches of "
                 f"{base.patch}: build the shards with SD3's latent space and a resolution divisible by {8 * base.patch}"
             )
-    if len(clips[1]) < 2:
+    if len(heldout) < 2:
         raise UserError("at least 2 held-out clips are needed: use gaps compare a clip with another one")
-    log.info("%d clips to train on, %d held out, latents %s", len(clips[0]), len(clips[1]), clips[0].latent_shape)
-    return clips[0], clips[1]
+    log.info("%d clips to train on, %d held out, latents %s", clips.count, len(heldout), heldout.latent_shape)
+    return clips, heldout
 
 
-def _clips(root: str, patterns: tuple[str, ...]) -> LatentClips:
-    paths = sorted({p for pattern in patterns for p in Path(root).glob(pattern)})
+def _shards(root: str, patterns: tuple[str, ...]) -> list[Location]:
+    paths = find_files(root, patterns)
     if not paths:
         names = " ".join(patterns)
         raise UserError(f"no shards match {names} in {root}: build them with `svdp data build`, or set [data] root")
-    return LatentClips.from_arrays(load_shards(paths))
+    return paths
 
 
 def build_denoiser(config: TrainConfig) -> Denoiser:
@@ -73,8 +81,11 @@ def build_denoiser(config: TrainConfig) -> Denoiser:
     transformer = load_transformer(base.path) if base.path else build_transformer(base.architecture)
     check_base(config.adapter, architecture_from_config(transformer.config))
     transformer.requires_grad_(base.train)
+    if base.dtype == "bfloat16":
+        for weight in transformer.parameters():  # buffers, such as the positional table, keep their precision
+            weight.data = weight.data.bfloat16()
     if config.lora.rank:
-        _add_lora(transformer, config.lora, base.train)
+        add_lora(transformer, config.lora, base.train)
     adapter = _starting_adapter(config.start, config.adapter) if config.start else Adapter(config.adapter)
     denoiser = Denoiser(transformer, adapter)
     denoiser.enable_gradient_checkpointing(config.gradient_checkpointing)
@@ -95,7 +106,12 @@ def _starting_adapter(path: str, wanted: AdapterConfig) -> Adapter:
             f"{path} has LoRA deltas on its base, which training cannot go on from: start from another file"
         )
     found, asked = asdict(file.adapter.config), asdict(wanted)
-    training = ("segment_length", "num_history", "resolution", "crop_scale")  # say how it was trained, not what it is made of
+    training = (
+        "segment_length",
+        "num_history",
+        "resolution",
+        "crop_scale",
+    )  # say how it was trained, not what it is made of
     different = [k for k in asked if k not in training and found[k] != asked[k]]
     if different:
         pairs = ", ".join(f"{k} {found[k]!r} instead of {asked[k]!r}" for k in different)
@@ -104,7 +120,8 @@ def _starting_adapter(path: str, wanted: AdapterConfig) -> Adapter:
     return file.adapter.requires_grad_(True)
 
 
-def _add_lora(transformer: nn.Module, lora: LoraSettings, base_is_trained: bool) -> None:
+def add_lora(transformer: nn.Module, lora: LoraSettings, base_is_trained: bool) -> None:
+    """Put LoRA deltas on the layers that `LORA_LAYERS` names. Raises `UserError` if those are trained themselves."""
     if base_is_trained:
         raise UserError("[lora] rank > 0 with [base] train = true trains the same layers twice: choose one")
     from peft import LoraConfig  # heavy, and only needed here

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from .locations import Location, open_file
 
 ARRAYS = {"sources": np.float16, "target": np.float16, "driving": np.float16, "regions": np.uint8}
 
@@ -40,10 +41,10 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     archive.addfile(entry, io.BytesIO(data))
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, Any]]]:
+def read_shard(path: Location) -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, Any]]]:
     """The samples of a shard. Raises UserError when it is not one."""
     try:
-        with tarfile.open(path) as archive:
+        with open_file(path) as file, tarfile.open(fileobj=file) as archive:
             members = {entry.name: entry for entry in archive.getmembers()}
             for key in sorted(name[:-4] for name in members if name.endswith(".npz")):
                 with np.load(io.BytesIO(_bytes(archive, members[f"{key}.npz"]))) as packed:
@@ -60,7 +61,7 @@ def _bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     return handle.read()
 
 
-def load_shards(paths: Sequence[Path]) -> dict[str, np.ndarray]:
+def load_shards(paths: Sequence[Location]) -> dict[str, np.ndarray]:
     """All clips, stacked: sources (n, S, 16, h, w), target and driving (n, T, 16, h, w), regions (n, T, 3, h, w).
 
     Clips come in the order of the shards' names, then of their keys. Raises UserError: none given, unreadable, or
@@ -68,7 +69,7 @@ def load_shards(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     """
     if not paths:
         raise UserError("no shards given: build them with `svdp data build`, or set the data folder")
-    clips = [arrays for path in sorted(Path(p) for p in paths) for _, arrays, _ in read_shard(path)]
+    clips = [arrays for path in _in_order(paths) for _, arrays, _ in read_shard(path)]
     if not clips:
         raise UserError(f"the shards {', '.join(str(p) for p in paths)} hold no clips: build them again")
     for name in ARRAYS:
@@ -81,6 +82,10 @@ def load_shards(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     return stacked
 
 
-def describe_shards(paths: Sequence[Path]) -> list[dict[str, Any]]:
+def describe_shards(paths: Sequence[Location]) -> list[dict[str, Any]]:
     """The descriptions of all clips, in the order of `load_shards`, each with its key."""
-    return [{"key": key, **about} for path in sorted(Path(p) for p in paths) for key, _, about in read_shard(path)]
+    return [{"key": key, **about} for path in _in_order(paths) for key, _, about in read_shard(path)]
+
+
+def _in_order(paths: Sequence[Location]) -> list[Location]:
+    return sorted(paths, key=lambda path: Path(str(path)))
