@@ -183,8 +183,10 @@ def _evaluate_shards(
     from .heldout import choose_clips, evaluate_shards
 
     wanted = read_bars(bars, [column.key for column in COLUMNS]) if bars else []
-    runs = evaluate_shards(choose_clips(folder, clips, provider), cfg, cfg.output, identity, truth)
-    _show(Report(columns=COLUMNS, runs=runs, bars=wanted), cfg.output, f"{folder.parent.name}/{folder.name}")
+    runs, gaps = evaluate_shards(choose_clips(folder, clips, provider), cfg, cfg.output, identity, truth)
+    notes = [f"use gap of the {name.replace('/', ', ')} the regions: {gap:+.3f}" for name, gap in gaps.items()]
+    report = Report(columns=COLUMNS, runs=runs, bars=wanted, notes=notes, extra={"use_gaps": gaps})
+    _show(report, cfg.output, f"{folder.parent.name}/{folder.name}")
 
 
 def _check_options(
@@ -223,7 +225,7 @@ def _show(report: Report, out: Path, title: str) -> None:
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(report.rich(title))
-        for line in [*report.reasons(), *report.verdicts()]:
+        for line in report.remarks():
             console.print(line, markup=False, soft_wrap=True)
     else:
         print(report.markdown())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from ..signals.images import save_image
 from ..training.shards import describe_shards, read_shard
 from .config import AnimateConfig
 from .pipeline import Model, decode, load_model
+from .train import EXTRA
 
 if TYPE_CHECKING:
     from ..evaluation.protocol import Identity
@@ -62,8 +64,10 @@ def choose_clips(folder: Path, count: int | None, provider: str | None) -> list[
 
 def evaluate_shards(
     clips: Sequence[ShardClip], cfg: AnimateConfig, out: Path, identity: Identity, truth: Path | None
-) -> list[Run]:
+) -> tuple[list[Run], dict[str, float]]:
     """The rows of all clips, and the one of all frames together; contact sheets OUT/NAME.sheet.png on the way.
+
+    And the use gaps (`use_gaps`).
 
     truth: another autoencoder to decode source and true frames with; by default the model's own.
     Clips without a face that the detector finds are left out, which is said. Raises UserError if none has one.
@@ -83,7 +87,27 @@ def evaluate_shards(
             log.warning("left out: %s", error)
     if not runs:
         raise UserError(f"the detector finds no face in any of {len(clips)} clips: look at the sheets in {out}")
-    return [*runs, pool(runs)]
+    return [*runs, pool(runs)], use_gaps(model, clips)
+
+
+def use_gaps(model: Model, clips: Sequence[ShardClip]) -> dict[str, float]:
+    """How much worse velocities are predicted with another clip's driver, source or history, inside and outside of the
+    driver's regions (`training.monitor.UseGaps`); near zero, the model ignores that signal.
+
+    Empty for a single clip, and without the extra 'train'.
+    """
+    if len(clips) < 2 or any(importlib.util.find_spec(name) is None for name in EXTRA):
+        return {}
+    from ..training.dataset import LatentClips
+    from ..training.monitor import UseGaps
+
+    arrays = [clip.read()[0] for clip in clips]
+    latents = LatentClips.from_arrays({name: np.stack([a[name] for a in arrays]) for name in arrays[0]})
+    history = min(model.segments.num_history, latents.num_frames - 1)
+    frames = min(model.segments.length, latents.num_frames - history)
+    with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
+        found = UseGaps(latents, len(clips), seed=0, chunk=2).measure(model.denoiser, frames, history)
+    return {name.removeprefix("gap/"): value for name, value in found.items() if name.startswith("gap/")}
 
 
 def _animated(model: Model, decoder: Model, clip: ShardClip, out: Path) -> HeldoutClip:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -74,6 +74,8 @@ class Report:
     columns: Sequence[Column]
     runs: Sequence[Run]
     bars: Sequence[Bar] = ()
+    notes: Sequence[str] = ()  # more to say below the tables
+    extra: Mapping[str, Any] = field(default_factory=dict)  # more to say in JSON
 
     @property
     def own(self) -> list[Run]:
@@ -118,7 +120,7 @@ class Report:
             head, *body = map(_pipes, rows)
             rule = _pipes(["---", *["---:"] * (len(rows[0]) - 1)])
             lines += [*([""] if number else []), *([f"### {group}", ""] if group else []), head, rule, *body]
-        notes = [f"- {note}" for note in [*self.reasons(), *self.verdicts()]]
+        notes = [f"- {note}" for note in self.remarks()]
         return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
     def rich(self, title: str) -> Group:
@@ -159,6 +161,10 @@ class Report:
             lines += [f"{name}: {reason} ({', '.join(titles)})" for name, titles in by_run.items()]
         return lines
 
+    def remarks(self) -> list[str]:
+        """All that is said below the tables: reasons, notes, bars."""
+        return [*self.reasons(), *self.notes, *self.verdicts()]
+
     def verdicts(self) -> list[str]:
         """One line for each bar."""
         return [f"{bar} {'met' if bar.met(self.own) else 'MISSED'}" for bar in self.bars]
@@ -168,6 +174,7 @@ class Report:
         own = {c.key: median_score(_scores(self.own, c.key)) for c in self.columns}
         return _plain(
             {
+                **self.extra,
                 "columns": [asdict(column) for column in self.columns],
                 "runs": [asdict(run) for run in self.own],
                 "median": {key: score.value for key, score in own.items()},

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from svdp.cli.app import run
 from svdp.signals.video import VideoReader
@@ -98,7 +99,6 @@ def test_the_textured_head_stands_beside_the_result(evaluate, shared_dir: Path, 
 @pytest.fixture
 def shards(assets_dir: Path, tmp_path: Path) -> Path:
     """A folder with one shard: one clip of the bundled driver's face, encoded, and one clip of nothing."""
-    import numpy as np
     import torch
     from svdp.model.autoencoder import TinyAutoencoder
     from svdp.signals.crops import CropConfig, crop_frame, plan_crop
@@ -139,6 +139,9 @@ def test_heldout_shards(svdp_evaluate, shards: Path, assets_dir: Path, tmp_path:
     assert results["baselines"]["true video"]["runs"][0]["scores"]["yaw"]["value"] in (None, pytest.approx(1))
     assert "| all frames pooled |" in table
     assert [bar["met"] for bar in results["bars"]] == [False, True]
+    assert {"driver/inside", "source/outside"} <= set(results["use_gaps"])
+    assert all(np.isfinite(gap) for gap in results["use_gaps"].values())
+    assert "use gap of the driver, inside the regions" in table
 
 
 @pytest.mark.parametrize(
