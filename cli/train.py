@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from ..errors import UserError
 
 if TYPE_CHECKING:
+    from ..training.config import TrainConfig
     from ..training.materials import DataConfig
 
 EXTRA = ("accelerate", "numba", "tensorboard", "webdataset")
@@ -38,6 +40,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, exactly.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Another budget of training time.", min=0)] = None,
     steps: Annotated[int | None, typer.Option(help="Another budget of steps.", min=1)] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of weights to start from: *adapter and, if it was trained, *base.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Do not train: print the memory and time that it would take.")
+    ] = False,
 ) -> None:
     """Train a model, or the tiny autoencoder (`kind = "autoencoder"`), as CONFIG says.
 
@@ -46,17 +54,58 @@ def train(
     require_extra()
     out = out or Path("runs") / config.stem
     if _kind(config) == "autoencoder":
-        _refuse_given("an autoencoder", {"--data": data, "--minutes": minutes, "--steps": steps})
+        given: dict[str, object] = {"--data": data, "--minutes": minutes, "--steps": steps, "--start": start}
+        _refuse_given("an autoencoder", given | {"--estimate": estimate or None})
         _train_autoencoder(config, out, resume)
         return
     from ..training.config import load_config, with_overrides
-    from ..training.loop import train as run
 
     settings = with_overrides(load_config(config), data=str(data) if data else None, minutes=minutes, steps=steps)
+    if start is not None:
+        base, adapter = starting_weights(start)
+        settings = with_overrides(settings, base=str(base) if base else None, start=str(adapter))
+    if estimate:
+        print_estimate(settings)
+        return
+    from ..training.loop import train as run
+
     result = run(settings, out, resume=resume)
     print(result.weights)
     if not result.finished:
         print(f"stopped at step {result.step}; go on with: svdp train {config} --out {out} --resume")
+
+
+def starting_weights(folder: Path) -> tuple[Path | None, Path]:
+    """Base (None if there is none: the configuration's serves) and adapter of a folder. Raises `UserError`."""
+    found = {part: sorted(folder.glob(f"*{part}.safetensors")) for part in ("base", "adapter")}
+    if len(found["adapter"]) != 1 or len(found["base"]) > 1:
+        names = ", ".join(f.name for files in found.values() for f in files) or "none"
+        raise UserError(f"--start {folder} needs one *adapter.safetensors and at most one *base.safetensors: {names}")
+    return next(iter(found["base"]), None), found["adapter"][0]
+
+
+def print_estimate(settings: TrainConfig) -> None:
+    """What a run would cost, as a table."""
+    from ..training.estimate import estimate
+
+    cost, unit = estimate(settings), 2**30
+    print(f"{cost.parameters / 1e6:.1f} M weights, {cost.trained / 1e6:.1f} M of them trained")
+    parts = {
+        "weights": cost.weights, "gradients": cost.gradients, "optimiser": cost.optimiser, "average": cost.average,
+    }  # fmt: skip
+    for name, size in parts.items():
+        print(f"{name:<12}{size / unit:8.2f} GiB")
+    for number, s in enumerate(cost.stages, 1):
+        print(
+            f"stage {number:<6}{s.activations / unit:8.2f} GiB of activations, {s.operations / 1e12:.2f} TFLOP and "
+            f"{s.seconds:.2f} s a step ({s.stage.batch} clips of {s.stage.frames} + {s.stage.history} frames)"
+        )
+    print(f"memory      {cost.memory / unit:8.2f} GiB at the peak, counted, on each device; libraries come on top")
+    if settings.sharding == "fsdp":
+        print("            gradients, optimiser and average are split among the devices; so are weights between passes")
+    peak = f", {cost.timed_peak / unit:.2f} GiB at the peak" if cost.timed_peak else ""
+    print(f"timed       {cost.timed} on this machine: {cost.rate / 1e9:.0f} GFLOP/s{peak}")
+    print(f"whole run   {cost.steps:.0f} steps, {cost.seconds / 3600:.1f} h on one device like this")
 
 
 def _train_autoencoder(config: Path, out: Path, resume: bool) -> None:
@@ -130,6 +179,11 @@ def inspect(
     bundled = sorted((Path(__file__).resolve().parents[1] / "assets").glob("*autoencoder.safetensors"))
     file = autoencoder or (bundled[0] if bundled else None)
     print(run(out, split, count, TinyAutoencoder.load(file) if file else None))
+    manifest = out / "manifest.json"
+    for name, part in json.loads(manifest.read_text())["splits"].items() if manifest.is_file() else ():
+        made = ", ".join(f"{count} {provider}" for provider, count in sorted(part["providers"].items())) or "none"
+        files, shards = len(part["identities"]), len(part["shards"])
+        print(f"{name}: {part['clips']} clips in {shards} shards ({made}); material: {files} files")
 
 
 def bundle(

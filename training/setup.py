@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -86,7 +86,7 @@ def build_denoiser(config: TrainConfig) -> Denoiser:
             weight.data = weight.data.bfloat16()
     if config.lora.rank:
         add_lora(transformer, config.lora, base.train)
-    adapter = _starting_adapter(config.start, config.adapter) if config.start else Adapter(config.adapter)
+    adapter = _start_from(config.start, config.adapter, transformer) if config.start else Adapter(config.adapter)
     denoiser = Denoiser(transformer, adapter)
     denoiser.enable_gradient_checkpointing(config.gradient_checkpointing)
     if config.compile:
@@ -98,20 +98,13 @@ def build_denoiser(config: TrainConfig) -> Denoiser:
     return denoiser
 
 
-def _starting_adapter(path: str, wanted: AdapterConfig) -> Adapter:
-    """The adapter of a file, if it is of the form that the configuration asks for."""
+def _start_from(path: str, wanted: AdapterConfig, transformer: nn.Module) -> Adapter:
+    """The adapter of a file, if it is of the form that the configuration asks for; its LoRA goes into `transformer`."""
     file = load_adapter(path)
     if file.lora:
-        raise UserError(
-            f"{path} has LoRA deltas on its base, which training cannot go on from: start from another file"
-        )
+        _load_lora(path, transformer, file.lora)
     found, asked = asdict(file.adapter.config), asdict(wanted)
-    training = (
-        "segment_length",
-        "num_history",
-        "resolution",
-        "crop_scale",
-    )  # say how it was trained, not what it is made of
+    training = ("segment_length", "num_history", "resolution", "crop_scale")  # not what it is made of
     different = [k for k in asked if k not in training and found[k] != asked[k]]
     if different:
         pairs = ", ".join(f"{k} {found[k]!r} instead of {asked[k]!r}" for k in different)
@@ -142,6 +135,24 @@ def lora_deltas(transformer: nn.Module) -> dict[str, Tensor]:
             deltas[f"{name}.A.weight"] = part.lora_A[adapter].weight
             deltas[f"{name}.B.weight"] = part.lora_B[adapter].weight * scale
     return deltas
+
+
+@torch.no_grad()
+def _load_lora(path: str, transformer: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """The inverse of `lora_deltas`: set the LoRA matrices of a transformer that has some of the same shape."""
+    own = {k: tuple(v.shape) for k, v in lora_deltas(transformer).items()}
+    if own != {k: tuple(v.shape) for k, v in saved.items()}:
+        rank = next(v.shape[0] for k, v in saved.items() if k.endswith(".A.weight"))
+        raise AdapterMismatchError(
+            f"{path} has LoRA deltas of rank {rank} on {len(saved) // 2} layers: set [lora] rank to the same, and "
+            "train the same layers, to start from it"
+        )
+    for name, layer in transformer.named_modules():
+        if f"{name}.A.weight" in own:
+            part = cast(Any, layer)
+            for adapter, scale in part.scaling.items():
+                part.lora_A[adapter].weight.copy_(saved[f"{name}.A.weight"])
+                part.lora_B[adapter].weight.copy_(saved[f"{name}.B.weight"] / scale)
 
 
 def export_weights(denoiser: Denoiser, folder: Path, config: TrainConfig, progress: Progress) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from svdp.cli.app import run
 from svdp.model.adapter import load_adapter
 from svdp.model.autoencoder import TinyAutoencoder
@@ -37,6 +39,28 @@ def test_train_resume_and_bundle(shards: Path, tmp_path: Path, capsys: pytest.Ca
     sampling = load_adapter(made / "mini_adapter.safetensors").info["sampling"]
     assert (sampling["steps"], sampling["shift"], sampling["fusion"]["source"]) == (9, 1.5, 1.25)
     assert "seed" not in sampling
+
+
+def test_start_from_a_folder_of_weights(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "tiny.toml"
+    config.write_text(_toml(tiny_table(shards, steps=1, optim={"lr": 1e-9})))
+    assert svdp("train", config, "--out", tmp_path / "first") == 0
+    assert svdp("train", config, "--out", tmp_path / "second", "--start", tmp_path / "first" / "weights") == 0
+    for name in ("base", "adapter"):
+        first, second = (load_file(tmp_path / run / "weights" / f"{name}.safetensors") for run in ("first", "second"))
+        for key in first:
+            torch.testing.assert_close(second[key], first[key], atol=1e-3, rtol=1e-3)
+    assert svdp("train", config, "--out", tmp_path / "third", "--start", tmp_path) == 2
+    assert "needs one *adapter.safetensors" in capsys.readouterr().err
+
+
+def test_estimate_is_printed(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "tiny.toml"
+    config.write_text(_toml(tiny_table(tmp_path / "no-data")))
+    assert svdp("train", config, "--estimate") == 0
+    printed = capsys.readouterr().out
+    for words in ("0.1 M weights", "activations", "GiB at the peak", "the whole model on this machine", "6 steps"):
+        assert words in printed
 
 
 def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

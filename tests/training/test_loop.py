@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
@@ -27,6 +28,7 @@ from svdp.training.loop import Trainer, train
 from svdp.training.monitor import UseGaps, conditions_of
 from svdp.training.schedule import draw_branch, learning_rate, progress_at, rng, stage_at
 from svdp.training.setup import lora_deltas
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from .conftest import tiny_table
 
@@ -319,6 +321,20 @@ def test_lora_on_a_frozen_base_is_exported_and_merges_back(shards: Path, tmp_pat
         torch.testing.assert_close(merged(batch.target, sigmas, conditions), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_a_run_with_lora_can_be_started_from(shards: Path, tmp_path: Path) -> None:
+    config = tiny(shards, steps=1)
+    save_transformer(tmp_path / "base.safetensors", build_transformer(config.base.architecture), {}, torch.float32)
+    base = replace(config.base, path=str(tmp_path / "base.safetensors"), train=False)
+    config = replace(config, base=base, lora=replace(config.lora, rank=2, alpha=4))
+    weights = train(config, tmp_path / "first").weights
+    again = replace(config, start=str(weights / "adapter.safetensors"))
+    deltas = lora_deltas(Trainer(again, tmp_path / "second").denoiser.transformer)
+    for key, value in load_adapter(weights / "adapter.safetensors").lora.items():
+        torch.testing.assert_close(deltas[key].detach(), value, atol=1e-6, rtol=1e-3)
+    with pytest.raises(AdapterMismatchError, match=r"LoRA deltas of rank 2 .* set \[lora\] rank to the same"):
+        Trainer(replace(again, lora=replace(config.lora, rank=3)), tmp_path / "third")
+
+
 def test_sample_grid_shows_every_clip(shards: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     TinyAutoencoder().save(tmp_path / "ae.safetensors")
@@ -327,6 +343,11 @@ def test_sample_grid_shows_every_clip(shards: Path, tmp_path: Path) -> None:
     picture = Image.open(tmp_path / "run" / "samples" / "step-000002.png")
     assert picture.size == (10 * 68, 2 * 68)  # source and three frames of target, driver, result; 64 px and a gap
     assert "dB against the true frames" in (tmp_path / "run" / "train.log").read_text()
+    film = Image.open(tmp_path / "run" / "samples" / "step-000002.webp")
+    assert (film.n_frames, film.size) == (9, (4 * 64, 2 * 64))  # source, target, driver, result
+    log = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    shown = Image.open(io.BytesIO(log.Images("video")[0].encoded_image_string))
+    assert (shown.format, shown.n_frames) == ("GIF", 9)
 
 
 def test_diverged_training_ends_with_the_remedy(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""Counted memory and operations against known ones, and the shipped configurations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from svdp.training.config import load_config, parse_config
+from svdp.training.estimate import LiveBytes, build, estimate
+from svdp.training.materials import load_data_config
+from torch import nn
+
+from .conftest import tiny_table
+
+
+def test_live_bytes_follow_what_is_alive() -> None:
+    layer = nn.Linear(10, 10, bias=False, device="meta")
+    with torch.device("meta"), LiveBytes(layer) as live:
+        x = torch.empty(5, 10)
+        assert live.now == 200
+        y = layer(x)
+        assert live.now == live.peak == 400  # the weight is known and not counted
+        del y
+        assert (live.now, live.peak) == (200, 400)
+        x.view(50)
+        assert live.now == 200
+
+
+def test_operations_grow_with_the_batch_and_memory_with_what_is_trained() -> None:
+    table = tiny_table(Path("no-data"))
+    small = estimate(parse_config(table))
+    stages = [{**stage, "batch": 2 * stage["batch"]} for stage in table["stage"]]
+    large = estimate(parse_config({**table, "stage": stages}))
+    for a, b in zip(small.stages, large.stages, strict=True):
+        assert b.operations == pytest.approx(2 * a.operations, rel=0.15)
+        assert 1.5 * a.activations < b.activations <= 2.1 * a.activations
+    assert small.gradients == small.average == 4 * small.trained and small.optimiser == 8 * small.trained
+    assert small.parameters == sum(p.numel() for p in build(parse_config(table)).parameters())
+    assert small.steps == 6 and small.seconds > 0
+    half = replace(parse_config(table), gradient_checkpointing=True)
+    assert estimate(half).stages[0].operations > 1.2 * small.stages[0].operations  # blocks run once more
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mini", "mini-joint", "mini-factorised", "mini-nohistory", "mini-selfdriven", "mini-tokens", "mini-aligned"],
+)
+def test_variants_differ_from_the_bundled_model_in_one_thing(root: Path, name: str) -> None:
+    mini, variant = (load_config(root / "configs" / f"{n}.toml") for n in ("mini", name))
+    same = {"seed", "optim", "loss", "minutes", "base", "precision", "lora", "watch"}
+    assert all(variant.to_json()[k] == mini.to_json()[k] for k in same)
+    assert [(s.until, s.batch, s.frames) for s in variant.stages] == [(s.until, s.batch, s.frames) for s in mini.stages]
+    changed = {k for k, v in variant.adapter.to_json().items() if v != mini.adapter.to_json()[k]}
+    expected = {
+        "mini-joint": {"conditioning"}, "mini-factorised": {"video_scope"}, "mini-nohistory": {"num_history"},
+        "mini-tokens": {"driving"}, "mini-aligned": {"driving"},
+    }  # fmt: skip
+    assert changed == expected.get(name, set())
+    assert (variant.data != mini.data) == (name == "mini-selfdriven")
+
+
+def test_full_size_configurations_are_valid(root: Path) -> None:
+    small, full = (load_config(root / "configs" / f"{n}.toml") for n in ("sd35m", "sd35m-full"))
+    assert not small.base.train and small.lora.rank and full.base.train and full.sharding == "fsdp"
+    data = load_data_config(root / "configs" / "sd35m-data.toml")
+    assert (data.size, data.crop_scale) == (small.adapter.resolution, small.adapter.crop_scale)
+    assert data.frames >= small.window
+    assert load_data_config(root / "configs" / "mini-selfdriven-data.toml").cross_share == 0
