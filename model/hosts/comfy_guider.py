@@ -4,6 +4,7 @@
 # (ComfyUI is a program, not a package that could be installed)
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,10 @@ from .comfy import KEY, ROWS, SegmentState, adapter_of, applied_to, branch_rows
 from .comfy_blocks import ComfyHost
 from .comfy_signals import VideoSignals
 
+log = logging.getLogger(__name__)
+
 _DEFAULT_SHIFT = 3.0  # of SD3, where the model's sampling has none
+_WITHOUT_EFFECT = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_calc_cond_batch_function")
 
 
 class SVDPGuider(comfy.samplers.CFGGuider):
@@ -73,11 +77,20 @@ class SVDPGuider(comfy.samplers.CFGGuider):
     def sample(self, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As ComfyUI calls it; streams live as long as the call. Raises `UserError` if the latents do not fit."""
         self._check_latents(latent_image)
+        self._warn()
         self.branches, self._state = (), SegmentState(self._conditions(), self.sources)
         try:
             return super().sample(noise, latent_image, *args, **kwargs)
         finally:
             self._state = None
+
+    def _warn(self) -> None:
+        trained, frames = self.applied.config.segment_length, self.signals.num_frames
+        if frames > trained:
+            log.warning("%d frames are sampled at once, the adapter was trained on %d", frames, trained)
+        for name in _WITHOUT_EFFECT:
+            if name in self.model_options:
+                log.warning("%s of another node has no effect: Signal Fusion stands in place of CFG", name)
 
     def _check_latents(self, latents: Tensor) -> None:
         want = (self.signals.num_frames, *self.signals.latent_shape)

@@ -27,7 +27,9 @@ def why_not() -> str | None:
     folder = comfy_folder()
     if not (folder / "comfy" / "samplers.py").is_file():
         return f"no ComfyUI at {folder} (set COMFYUI_PATH)"
-    missing = [m for m in ("torchsde", "comfy_aimdo", "av") if importlib.util.find_spec(m) is None]
+    wanted = (folder / "requirements.txt").read_text(encoding="utf-8")
+    own = [m for m in ("comfy-aimdo", "comfy-kitchen", "torchsde", "av") if f"\n{m}" in f"\n{wanted}"]
+    missing = [m for m in own if importlib.util.find_spec(m.replace("-", "_")) is None]
     return f"ComfyUI's requirements are not installed here: {', '.join(missing)}" if missing else None
 
 

@@ -181,6 +181,13 @@ def test_controlnet_works_with_all_branches(model, adapter_path, animate, contro
     torch.testing.assert_close(animate(applied, conditioning=control(0.0)), without, **CLOSE)
 
 
+def test_what_has_no_effect_is_said(model, adapter_path, animate, caplog):
+    applied = apply(model, adapter_path)
+    applied.set_model_sampler_cfg_function(lambda args: args["cond"])
+    animate(applied, PLAIN)
+    assert "sampler_cfg_function of another node has no effect" in caplog.text
+
+
 # --- memory, devices, caches ---
 
 
