@@ -106,7 +106,8 @@ def _find_autoencoder(folder: Path, base: Path | None, bundled: Path) -> Path:
 
 
 def _only(folder: Path, what: str) -> Path:
-    found = sorted(folder.glob(f"*{what}.safetensors"))
+    pattern = f"*{what}.safetensors"
+    found = sorted(folder.glob(pattern)) or sorted(folder.glob(f"*/{pattern}"))  # ComfyUI lists files by folder
     if not found:
         raise UserError(f"there is no *{what}.safetensors in {folder}: give --{what}")
     if len(found) > 1:

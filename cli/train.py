@@ -176,7 +176,7 @@ def inspect(
     from ..model.autoencoder import TinyAutoencoder
     from ..training.data import inspect as run
 
-    bundled = sorted((Path(__file__).resolve().parents[1] / "assets").glob("*autoencoder.safetensors"))
+    bundled = sorted((Path(__file__).resolve().parents[1] / "assets").rglob("*autoencoder.safetensors"))
     file = autoencoder or (bundled[0] if bundled else None)
     print(run(out, split, count, TinyAutoencoder.load(file) if file else None))
     manifest = out / "manifest.json"
