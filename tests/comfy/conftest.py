@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,12 @@ class Noise_RandomNoise:  # named like ComfyUI's own: what it is called decides 
         import comfy.sample
 
         return comfy.sample.prepare_noise(latent["samples"], self.seed, latent.get("batch_index"))
+
+
+@pytest.fixture(scope="session")
+def bundled_file(assets_dir: Path) -> Callable[[str], Path]:
+    """A bundled weight file by its name, wherever under assets it lies."""
+    return lambda name: next(assets_dir.rglob(name))
 
 
 @pytest.fixture

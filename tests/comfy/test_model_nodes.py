@@ -12,15 +12,15 @@ SIDE, FRAMES = 64, 5
 
 
 @pytest.fixture(scope="module")
-def bundled(comfy_on_path, assets_dir) -> Any:
+def bundled(comfy_on_path, bundled_file) -> Any:
     """MODEL and VAE of the bundled checkpoint, by ComfyUI's own loaders."""
     import comfy.sd
     import comfy.utils
     from svdp.nodes.folders import register_folders
 
     register_folders()
-    model = comfy.sd.load_diffusion_model(str(assets_dir / "mini_base.safetensors"))
-    return model, comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(assets_dir / "mini_autoencoder.safetensors")))
+    model = comfy.sd.load_diffusion_model(str(bundled_file("mini_base.safetensors")))
+    return model, comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(bundled_file("mini_autoencoder.safetensors"))))
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,17 @@ def how(chain) -> dict[str, Any]:
     }
 
 
-def test_the_adapter_says_what_it_is(chain):
-    assert "Apache-2.0" in chain["info"] and "width 320" in chain["info"]
-    assert "shift 1.5" in chain["info"] and "driving 3" in chain["info"]
+@pytest.fixture(scope="module")
+def own(bundled_file) -> dict[str, Any]:
+    """How the bundled adapter says to sample."""
+    from svdp.model.adapter import load_adapter
+
+    return load_adapter(bundled_file("mini_adapter.safetensors")).info["sampling"]
+
+
+def test_the_adapter_says_what_it_is(chain, own):
+    assert "Apache-2.0" in chain["info"] and "SD3 transformer, width" in chain["info"]
+    assert f"shift {own['shift']}" in chain["info"] and f"driving {own['fusion']['driving']:g}" in chain["info"]
 
 
 def test_the_bundled_adapter_is_in_the_list(bundled):
@@ -72,10 +80,10 @@ def test_the_bundled_adapter_is_in_the_list(bundled):
     assert not [o for o in options if "base" in o or "autoencoder" in o]
 
 
-def test_open_weights_and_shift_are_the_adapters_own(chain):
+def test_open_weights_and_shift_are_the_adapters_own(chain, own):
     fusion = chain["guider"].fusion
-    assert (fusion.source, fusion.driving, fusion.history) == (1.5, 2.0, 1.0)
-    assert chain["model"].get_model_object("model_sampling").shift == 1.5
+    assert (fusion.source, fusion.driving, fusion.history) == (own["fusion"]["source"], 2.0, own["fusion"]["history"])
+    assert chain["model"].get_model_object("model_sampling").shift == own["shift"]
 
 
 def test_signals_are_latents_with_their_regions(chain):

@@ -82,22 +82,22 @@ def test_each_form_of_driving_is_the_same(driving, base_path, tmp_path, random_n
     assert_equal_video(ours, theirs)
 
 
-def test_the_bundled_model_is_the_same(assets_dir, random_noise, euler):
-    base, adapter = assets_dir / "mini_base.safetensors", assets_dir / "mini_adapter.safetensors"
+def test_the_bundled_model_is_the_same(bundled_file, random_noise, euler):
+    base, adapter = bundled_file("mini_base.safetensors"), bundled_file("mini_adapter.safetensors")
     video, segments = make_signals(6, side=16), SegmentConfig(length=4, num_history=3)
     theirs, _ = through_diffusers(base, adapter, video, segments, FULL, 2, 1.5)
     ours, _ = through_comfy(base, adapter, video, segments, FULL, 2, 1.5, random_noise, euler)
     assert_equal_video(ours, theirs)
 
 
-def test_the_bundled_autoencoder_gives_the_latents_that_the_model_expects(assets_dir):
+def test_the_bundled_autoencoder_gives_the_latents_that_the_model_expects(bundled_file):
     """ComfyUI's VAE and its latent scaling together are our own encoder; and back."""
     import comfy.latent_formats
     import comfy.sd
     import comfy.utils
     from svdp.model.autoencoder import TinyAutoencoder
 
-    path = assets_dir / "mini_autoencoder.safetensors"
+    path = bundled_file("mini_autoencoder.safetensors")
     vae, ours = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path))), TinyAutoencoder.load(path)
     pictures = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     latents = comfy.latent_formats.SD3().process_in(vae.encode(pictures))
