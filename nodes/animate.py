@@ -1,5 +1,7 @@
 """The whole chain in one node, for the first five minutes."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import InputImpl, io
 
 from .types import CATEGORY, AdapterType
@@ -108,7 +110,8 @@ class SVDPAnimatePortrait(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, eyes, nose, mouth):
-        return True if eyes or nose or mouth else "switch at least one of eyes, nose and mouth on"
+        off = eyes is False and nose is False and mouth is False  # None: connected, not known yet
+        return "switch at least one of eyes, nose and mouth on" if off else True
 
     @classmethod
     def execute(

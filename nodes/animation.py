@@ -1,5 +1,7 @@
 """The whole chain behind Animate Portrait: the driver is read twice, a part at a time, so that only crops are kept."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from __future__ import annotations
 
 import logging
@@ -156,7 +158,8 @@ class _Run:
         usual = SamplingConfig()
         shift = own.get("shift") or usual.shift
         applied = apply_adapter(self.model.model, adapter, 1.0, shift)
-        weights = FusionConfig(**own_fusion(applied, {}))
+        own_weights: dict[str, Any] = own_fusion(applied, {})
+        weights = FusionConfig(**own_weights)
         guider = SVDPGuider(applied, signals, replace(weights, driving=weights.driving * self.wishes.follow))
         steps = self.wishes.steps or own.get("steps") or usual.steps
         plan = segment_plan(guider, 0, -1, -1.0)

@@ -1,5 +1,7 @@
 """How well a result follows its driver, in numbers."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import io, ui
 
 from .types import CATEGORY

@@ -1,5 +1,7 @@
 """A portrait and a driving clip to begin with: the bundled ones, so that a first workflow runs as it is."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import InputImpl, io
 
 from .folders import EXAMPLES

@@ -1,5 +1,7 @@
 """All nodes, and the folders in which ComfyUI's own loaders find the bundled model."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import ComfyExtension
 
 from . import animate, evaluate, examples, model, signals

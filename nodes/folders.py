@@ -1,5 +1,7 @@
 """Where model files are looked for: `models/svdp` for adapters, and the bundled model in the ordinary lists."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from __future__ import annotations
 
 from pathlib import Path

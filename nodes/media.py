@@ -1,5 +1,7 @@
 """Between ComfyUI's tensors and the layers below: IMAGE is (N, H, W, 3) float32 in [0, 1], MASK (N, H, W)."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from __future__ import annotations
 
 import tempfile

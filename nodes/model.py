@@ -1,5 +1,8 @@
 """Nodes around the model: load and apply an adapter, encode signals, guide and sample."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
+
 from fnmatch import fnmatch
 
 import folder_paths

@@ -1,5 +1,7 @@
 """Nodes on plain IMAGE and MASK: face track, crop, region masks, paste-back. They need no model."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import io
 
 from .types import CATEGORY, AdapterType, CropType, FaceTrackType, LandmarksType, track_input

@@ -1,5 +1,7 @@
 """Sockets of this package's own kinds, and what flows through them."""
 
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import io
 
 CATEGORY = "portrait animation"
