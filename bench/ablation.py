@@ -35,8 +35,8 @@ def main() -> None:
     """Train, measure, write the table."""
     options = parse()
     rows: dict[str, dict[str, float]] = {}
-    for name in options.variants or VARIANTS:
-        config = configuration(name, options)
+    for file in options.variants or VARIANTS:
+        config, name = configuration(file, options), Path(file).stem
         try:
             run_apart(train_variant, config, options.out / name)
             rows[name] = run_apart(measure_variant, config, options.out / name)
@@ -52,12 +52,12 @@ def parse() -> argparse.Namespace:
     """Options of the script."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="folder for runs and table")
-    parser.add_argument("variants", nargs="*", help=f"configurations of configs/; default: {' '.join(VARIANTS)}")
+    parser.add_argument("variants", nargs="*", help=f"files, or names in configs/; default: {' '.join(VARIANTS)}")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the folders of shards")
     parser.add_argument("--minutes", type=float, help="of training, for each variant")
     parser.add_argument("--steps", type=int, help="updates, for each variant")
     parser.add_argument("--clips", type=int, default=16, help="held-out clips to measure with")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.minutes is None and options.steps is None:
         parser.error("give the budget of each variant: --minutes or --steps")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -66,10 +66,11 @@ def parse() -> argparse.Namespace:
 
 def configuration(name: str, options: argparse.Namespace) -> TrainConfig:
     """The variant on this machine's shards with the common budget."""
-    config = load_config(CONFIGS / f"{name}.toml")
+    config = load_config(name if name.endswith(".toml") else CONFIGS / f"{name}.toml")
     root = str(options.data / Path(config.data.root).name)
     config = with_overrides(config, data=root, minutes=options.minutes, steps=options.steps)
-    watch = replace(config.watch, probe_clips=options.clips, grid_clips=min(options.clips, 8), grid_video=False)
+    few = min(options.clips, 8)
+    watch = replace(config.watch, probe_clips=options.clips, grid_clips=few, grid_minutes=0.0, grid_video=False)
     return replace(config, watch=watch)
 
 

@@ -127,7 +127,9 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str
     tensors = {}
     for weight, state in optimizer.state.items():
         for key, value in state.items():
-            tensors[f"optim/{key}/{names[id(weight)]}"] = torch.as_tensor(value)
+            tensor = torch.as_tensor(value)
+            shared = key.startswith("qmap")  # bitsandbytes: one table for all, which the file format refuses
+            tensors[f"optim/{key}/{names[id(weight)]}"] = tensor.clone() if shared else tensor
     return tensors
 
 
