@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..evaluation.report import Report
 
 Pairs = Annotated[
-    Path | None, typer.Argument(help="TOML file with [[pair]] tables: name, source, driving.", metavar="[PAIRS.toml]")
+    Path | None, typer.Argument(help="TOML file with [\\[pair]] tables: name, source, driving.", metavar="[PAIRS.toml]")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for videos, sheets, plots, table.md and results.json.")]
 Reuse = Annotated[
@@ -87,7 +87,7 @@ def evaluate(
     fusion_driving: o.FusionDriving = None,
     fusion_history: o.FusionHistory = None,
 ) -> None:
-    """Animate pairs of portrait and driving clip, or held-out shards, and measure the results.
+    r"""Animate pairs of portrait and driving clip, or held-out shards, and measure the results.
 
     Prints tables: how well head, mouth, lids and gaze follow the driver and how far they are off, found anew in the
     results; identity (with the extra 'identity'); pixels and motion against the true video, where there is one; how
@@ -96,9 +96,9 @@ def evaluate(
 
     PAIRS.toml:
       root = "../media"          # where paths start, relative to the file
-      [least.median]             # optional: what is asked for; [most.median], [least.every], [most.every] likewise
+      \[least.median]             # optional: what is asked for; \[most.median], \[least.every], \[most.every] likewise
       yaw = 0.8
-      [[pair]]
+      [\[pair]]
       name = "anna-speech"
       source = "anna.png"        # or a video: its frame source_frame, by default the most usual one
       driving = "speech.mp4"

@@ -182,3 +182,12 @@ def test_mistakes_in_the_list_stop_before_any_work(evaluate, pairs: Path, tmp_pa
     assert code == 2
     assert "nobody.jpg does not exist" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_help_shows_the_tables_of_the_list(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        run(["evaluate", "--help"])
+    said = capsys.readouterr().out
+    assert said.count("[[pair]]") == 2
+    assert all(f"[{side}.{over}]" in said for side in ("least", "most") for over in ("median", "every"))
+    assert "\\" not in said
