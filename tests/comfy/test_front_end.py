@@ -14,7 +14,7 @@ import pytest
 from .test_workflows import NAMES, NEEDS_DOWNLOADS, ROOT, Server, server
 
 __all__ = ["server"]  # the fixture
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SCRIPT = Path(__file__).with_name("front_end.js")
 OFFLINE = ("ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED")  # what the front end fetches from elsewhere
 
@@ -30,8 +30,9 @@ def seen(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     if has_driver.returncode:
         pytest.skip("playwright-core is not installed: npm install playwright-core, and set NODE_PATH")
     command = [node, str(SCRIPT), f"http://127.0.0.1:{server.port}/", str(ROOT / "workflows")]
+    command += [os.environ["WORKFLOW_PICTURES"]] if "WORKFLOW_PICTURES" in os.environ else []  # for the thumbnails
     run = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=280, env={**os.environ, "CHROMIUM": browser}
+        command, capture_output=True, text=True, check=False, timeout=500, env={**os.environ, "CHROMIUM": browser}
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)

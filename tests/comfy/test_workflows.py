@@ -27,7 +27,7 @@ STAND_INS = {
 }
 FRAMES = 64  # of the example clips
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Server:
