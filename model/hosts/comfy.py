@@ -27,13 +27,12 @@ from torch import Tensor
 from ...errors import AdapterMismatchError, UserError
 from ..adapter import Adapter, AdapterParts, check_base, log_size, split_adapter
 from ..config import AdapterConfig
-from ..fusion import BRANCHES, Branch
-from ..streams import BlockRunner, Conditions, Streams, prefill
+from ..streams import Streams
 from ..weights import native_layer
-from .comfy_blocks import ComfyHost, OriginalBlock, architecture_of_mmdit, mmdit_of
+from .comfy_blocks import ComfyHost, architecture_of_mmdit, mmdit_of
+from .comfy_forward import ROWS, ConditionedForward, SegmentState, chunks_of, plain_rows
 
 KEY = "svdp"
-ROWS = "svdp_rows"  # conditioning key: for every row of the batch (branch, frame)
 _OPTIONS_ARGUMENT = 5  # place of transformer_options among apply_model's arguments
 _KEPT_SHARE = 0.25  # assumed share of driving tokens that are kept, for the memory estimate
 
@@ -190,152 +189,6 @@ def _flow_sampling(model: Any, shift: float) -> Any:
     return sampling
 
 
-# --- the segment that is being sampled ---
-
-
-class SegmentState:
-    """Conditions of the segment being sampled (latents as the transformer sees them), and their streams once made.
-
-    `sources` keeps the source's streams over the segments of a run: they depend on nothing else.
-    """
-
-    def __init__(self, conditions: Conditions, sources: dict[Any, Streams] | None = None) -> None:
-        self.conditions = conditions
-        self.sources = {} if sources is None else sources
-        self._streams: dict[Any, Streams] = {}
-
-    def streams(self, host: ComfyHost, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Streams:
-        """Streams on `device`, made at the first call."""
-        key = (device, dtype)
-        if key not in self._streams:
-            on_device = _to(self.conditions, device, dtype)
-            with torch.no_grad():
-                self._streams[key] = prefill(host, adapter, on_device, self.sources.get(key))
-            self.sources[key] = self._streams[key].branch("s")
-        return self._streams[key]
-
-    def check_size(self, latents_MCHW: Tensor) -> None:
-        """Raise `UserError` if the latents being made are not of the conditions' size."""
-        assert self.conditions.source is not None
-        want, got = tuple(self.conditions.source.shape[-2:]), tuple(latents_MCHW.shape[-2:])
-        if want != got:
-            raise UserError(
-                f"latents of {got[1]} x {got[0]} are sampled, but the signals are {want[1]} x {want[0]}: use pictures "
-                "of one size, and masks rather than areas in the conditioning"
-            )
-
-
-def _to(conditions: Conditions, device: torch.device, dtype: torch.dtype) -> Conditions:
-    def moved(t: Tensor | None) -> Tensor | None:
-        return t if t is None else t.to(device, dtype)
-
-    index = conditions.driving_index
-    return Conditions(
-        source=moved(conditions.source),
-        driving=moved(conditions.driving),
-        driving_index=None if index is None else index.to(device),
-        driving_strength=moved(conditions.driving_strength),
-        history=moved(conditions.history),
-    )
-
-
-@dataclass
-class _Chunk:
-    """Rows of the batch that are one branch of one clip, and how far they have come."""
-
-    rows: slice
-    label: dict[str, Any]  # transformer options that are per chunk
-    runner: BlockRunner
-    side: Tensor | None = None
-
-
-class ConditionedForward:
-    """One forward pass of the base with conditions: replaces every block, around its owner of the moment."""
-
-    def __init__(self, host: ComfyHost, chunks: Sequence[_Chunk]) -> None:
-        self.host, self.chunks = host, chunks
-
-    def options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """A copy of the transformer options with every block replaced."""
-        patches = dict(options.get("patches_replace", {}))
-        owners = patches.get("dit", {})
-        ours = {("double_block", i): self._replacement(i, owners) for i in range(len(self.host.blocks))}
-        patches["dit"] = {**owners, **ours}
-        return {**options, "patches_replace": patches}
-
-    def _replacement(self, index: int, owners: dict[Any, Any]) -> Any:
-        owner = owners.get(("double_block", index))
-
-        def replacement(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-            original = extra["original_block"]
-            if index == 0:
-                args = {**args, "img": self._start(args["img"])}
-            if owner is None:
-                return self._block(index, args, original)
-            return owner(args, {**extra, "original_block": lambda a: self._block(index, a, original)})
-
-        return replacement
-
-    def _start(self, img: Tensor) -> Tensor:
-        parts = []
-        for chunk in self.chunks:
-            x, chunk.side = chunk.runner.start(img[chunk.rows])
-            parts.append(x)
-        return _joined(parts)
-
-    def _block(self, index: int, args: dict[str, Any], original: OriginalBlock) -> dict[str, Any]:
-        block = self.host.comfy_blocks[index]
-        block.original = original
-        images, texts = [], []
-        for chunk in self.chunks:
-            block.options = {**args["transformer_options"], **chunk.label}
-            img, txt, vec = (args[n][chunk.rows] for n in ("img", "txt", "vec"))
-            x, chunk.side, t = chunk.runner.block(index, img, chunk.side, txt, vec)
-            images.append(x)
-            texts.append(t)
-        return {**args, "img": _joined(images), "txt": _joined(texts)}
-
-
-def _joined(parts: list[Any]) -> Any:
-    """One batch again; None (the last block's text) stays None."""
-    if len(parts) == 1 or any(p is None for p in parts):
-        return parts[0]
-    return torch.cat(parts)
-
-
-def _chunks(
-    host: ComfyHost, adapter: Adapter, applied: Applied, streams: Streams, options: dict[str, Any], rows: Tensor
-) -> list[_Chunk]:
-    labels = options.get("cond_or_uncond") or [0]
-    size = len(rows) // len(labels)
-    table = rows.tolist()
-    result = []
-    for n, label in enumerate(labels):
-        part = table[n * size : (n + 1) * size]
-        branch: Branch = BRANCHES[int(part[0][0])]
-        seen = streams.branch(branch).of_frames([int(frame) for _, frame in part])
-        runner = BlockRunner(host, adapter, seen, size, applied.strength)
-        own = {"cond_or_uncond": [label], "uuids": options["uuids"][n : n + 1]} if "uuids" in options else {}
-        result.append(_Chunk(slice(n * size, (n + 1) * size), own, runner))
-    return result
-
-
-def branch_rows(branch: Branch, num_frames: int) -> Tensor:
-    """Value of the conditioning key `ROWS` for a branch, (F, 2): batching, splitting and context windows keep each
-    row's own numbers, so a forward pass needs to assume nothing about how the branches were put together."""
-    frames = torch.arange(num_frames)
-    return torch.stack([torch.full_like(frames, BRANCHES.index(branch)), frames], 1)
-
-
-def _plain_rows(count: int, options: dict[str, Any]) -> Tensor:
-    """Rows of a sampler that knows nothing of signals: all frames of the batch are one clip, nothing conditions it."""
-    chunks = len(options.get("cond_or_uncond") or [0])
-    return branch_rows("u", count // chunks).repeat(chunks, 1)
-
-
-# --- wrappers ---
-
-
 def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """APPLY_MODEL: the base's forward with our blocks around it."""
     rows = kwargs.pop(ROWS, None)
@@ -352,8 +205,8 @@ def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
         state.check_size(x)
         streams = state.streams(host, adapter, x.device, model.get_dtype_inference())
     if rows is None or state is None:
-        rows = _plain_rows(len(x), options)
-    forward = ConditionedForward(host, _chunks(host, adapter, applied, streams, options, rows))
+        rows = plain_rows(len(x), options)
+    forward = ConditionedForward(host, chunks_of(host, adapter, applied.strength, streams, options, rows))
     options = forward.options(options)
     if "transformer_options" in kwargs:
         kwargs["transformer_options"] = options

@@ -19,8 +19,9 @@ from ..config import FusionConfig
 from ..fusion import BRANCHES, Branch, driving_map, fuse, fusion_coefficients
 from ..sampling import SegmentSignals, segment_conditions
 from ..streams import Streams
-from .comfy import KEY, ROWS, SegmentState, adapter_of, applied_to, branch_rows
+from .comfy import KEY, adapter_of, applied_to
 from .comfy_blocks import ComfyHost
+from .comfy_forward import ROWS, SegmentState, branch_rows
 from .comfy_signals import VideoSignals
 
 log = logging.getLogger(__name__)

@@ -207,11 +207,11 @@ def host_module(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.delitem(sys.modules, name)
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    for last in ("comfy", "comfy_blocks"):
+    for last in ("comfy", "comfy_blocks", "comfy_forward"):
         monkeypatch.delitem(sys.modules, f"svdp.model.hosts.{last}", raising=False)
         monkeypatch.setattr(hosts, last, None, raising=False)
     module = import_module("svdp.model.hosts.comfy")
-    for last in ("comfy", "comfy_blocks"):  # gone again when the test ends
+    for last in ("comfy", "comfy_blocks", "comfy_forward"):  # gone again when the test ends
         monkeypatch.setitem(sys.modules, f"svdp.model.hosts.{last}", sys.modules.pop(f"svdp.model.hosts.{last}"))
     return module
 

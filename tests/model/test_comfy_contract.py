@@ -28,6 +28,11 @@ def comfy(monkeypatch: pytest.MonkeyPatch) -> Any:
     return double.host_module(monkeypatch)
 
 
+def rows_of(branch: Any, frames: int) -> Tensor:
+    """Branch and frame of every row, as the guider gives them."""
+    return torch.stack([torch.full((frames,), BRANCHES.index(branch)), torch.arange(frames)], 1)
+
+
 def applied(comfy: Any, denoiser: Any, strength: float = 1.0, model: Any = None) -> Any:
     adapter = comfy.LoadedAdapter("a", double.ModelPatcher(denoiser.adapter), denoiser.adapter.config)
     return comfy.apply_adapter(model or double.model_of(denoiser.transformer), adapter, strength)
@@ -53,7 +58,7 @@ def forward(
             options,
             context=adapter.context.expand(count, -1, -1),
             y=adapter.pooled.expand(count, -1),
-            svdp_rows=torch.cat([comfy.branch_rows(b, FRAMES) for b in branches]),
+            svdp_rows=torch.cat([rows_of(b, FRAMES) for b in branches]),
         )
     assert options["patches_replace"]["dit"] == (patches or {})  # what was given is not written to
     return dict(zip(branches, out.split(FRAMES), strict=True))
@@ -137,7 +142,7 @@ def test_a_window_of_frames_takes_its_own_signals(comfy, noisy, conditions):
             {"cond_or_uncond": [0], "svdp": comfy.SegmentState(conditions)},
             context=adapter.context.expand(2, -1, -1),
             y=adapter.pooled.expand(2, -1),
-            svdp_rows=comfy.branch_rows("d", FRAMES)[2:],
+            svdp_rows=rows_of("d", FRAMES)[2:],
         )
     torch.testing.assert_close(part, whole[2:], **CLOSE)
 
