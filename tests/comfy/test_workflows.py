@@ -37,6 +37,9 @@ class Server:
         self.base, self.log = base, base / "server.log"
         (base / "custom_nodes").mkdir(parents=True)
         (base / "custom_nodes" / "video-driven-portraits").symlink_to(ROOT)
+        settings = base / "user" / "default" / "comfy.settings.json"
+        settings.parent.mkdir(parents=True)
+        settings.write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")  # no dialog at the first start
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
