@@ -275,7 +275,7 @@ class Trainer:
 
 def _check_same(saved: dict[str, Any], now: dict[str, Any], path: str) -> None:
     """A run may be resumed with another budget, other logging or its data elsewhere, not with another model or seed."""
-    free = {"name", "steps", "minutes", "watch", "info", "compile", "sharding"}
+    free = {"name", "steps", "minutes", "watch", "info", "compile", "sharding", "start"}
     try:
         saved = config_from_json(saved).to_json()  # settings that are younger than the checkpoint get their defaults
     except UserError as error:
@@ -283,6 +283,8 @@ def _check_same(saved: dict[str, Any], now: dict[str, Any], path: str) -> None:
     saved_json, now_json = _as_lists(saved), _as_lists(now)
     for settings in (saved_json, now_json):
         settings.get("data", {}).pop("root", None)
+        if settings.get("base", {}).get("train"):
+            settings["base"].pop("path", None)  # where the weights came from at the start
     different = [k for k in now_json if k not in free and saved_json.get(k) != now_json[k]]
     if different:
         raise UserError(

@@ -50,6 +50,7 @@ def test_start_from_a_folder_of_weights(shards: Path, tmp_path: Path, capsys: py
         first, second = (load_file(tmp_path / run / "weights" / f"{name}.safetensors") for run in ("first", "second"))
         for key in first:
             torch.testing.assert_close(second[key], first[key], atol=1e-3, rtol=1e-3)
+    assert svdp("train", config, "--out", tmp_path / "second", "--steps", 2, "--resume") == 0  # the start is past
     assert svdp("train", config, "--out", tmp_path / "third", "--start", tmp_path) == 2
     assert "needs one *adapter.safetensors" in capsys.readouterr().err
 
