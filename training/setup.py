@@ -121,6 +121,9 @@ def add_lora(transformer: nn.Module, lora: LoraSettings, base_is_trained: bool) 
 
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=LORA_LAYERS)
     cast(Any, transformer).add_adapter(settings)
+    for name, weight in transformer.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.float()  # whatever the base's precision is: small updates must not get lost
 
 
 def lora_deltas(transformer: nn.Module) -> dict[str, Tensor]:

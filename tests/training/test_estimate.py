@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from svdp.model.hosts.diffusers import build_transformer, save_transformer
 from svdp.training.config import load_config, parse_config
-from svdp.training.estimate import LiveBytes, build, estimate
+from svdp.training.estimate import MOST_OPERATIONS, LiveBytes, build, estimate
+from svdp.training.loop import Trainer
 from svdp.training.materials import load_data_config
 from torch import nn
 
@@ -68,3 +70,22 @@ def test_full_size_configurations_are_valid(root: Path) -> None:
     assert (data.size, data.crop_scale) == (small.adapter.resolution, small.adapter.crop_scale)
     assert data.frames >= small.window
     assert load_data_config(root / "configs" / "mini-selfdriven-data.toml").cross_share == 0
+
+
+def test_a_frozen_half_precision_base_is_counted_timed_in_part_and_trained(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tiny_table(shards, steps=1, precision="bf16", lora={"rank": 2}, gradient_checkpointing=True)
+    architecture = table["base"]["architecture"] | {"depth": 3}
+    path = tmp_path / "base.safetensors"
+    table["base"] = {"architecture": architecture, "path": str(path), "train": False, "dtype": "bfloat16"}
+    config = parse_config(table)
+    monkeypatch.setitem(MOST_OPERATIONS, "cpu", 1e6)
+    cost = estimate(config, torch.device("cpu"))
+    assert cost.timed == "2 of 3 blocks, 1 of 4 frames, 1 of 2 clips"
+    assert cost.trained < 0.5 * cost.parameters and cost.weights < 4 * cost.parameters + 6 * cost.trained
+    save_transformer(path, build_transformer(config.base.architecture), {}, torch.float32)
+    trainer = Trainer(config, tmp_path / "run")
+    kinds = {p.dtype for k, p in trainer.denoiser.transformer.named_parameters() if "lora_" not in k}
+    assert kinds == {torch.bfloat16} and all(p.dtype == torch.float32 for p in trainer.trained)
+    assert trainer.run(lambda progress: False).finished
