@@ -108,7 +108,7 @@ def shards(assets_dir: Path, tmp_path: Path) -> Path:
     frames = list(VideoReader(assets_dir / "examples" / "driving.mp4", max_frames=10))
     affine = plan_crop(detect_face(frames[0]), CropConfig(size=128)).affines[0]
     squares = np.stack([crop_frame(frame, affine, 128) for frame in frames])
-    codec = TinyAutoencoder.load(assets_dir / "mini_autoencoder.safetensors")
+    codec = TinyAutoencoder.load(assets_dir / "vae" / "mini_autoencoder.safetensors")
     with torch.no_grad():
         target = codec.encode(torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).numpy()
     regions = np.zeros((10, 3, 16, 16), np.uint8)
@@ -123,7 +123,7 @@ def shards(assets_dir: Path, tmp_path: Path) -> Path:
 
 
 def test_heldout_shards(svdp_evaluate, shards: Path, assets_dir: Path, tmp_path: Path):
-    truth = str(assets_dir / "mini_autoencoder.safetensors")
+    truth = str(assets_dir / "vae" / "mini_autoencoder.safetensors")
     bars = tmp_path / "bars.toml"
     bars.write_text("[least.median]\npsnr = 99\n[most.every]\nseam = 1000\n")
     code, table, said = svdp_evaluate(str(bars), "--shards", str(shards), "--truth-autoencoder", truth)

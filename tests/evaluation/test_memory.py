@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_peak_memory_does_not_grow_with_length(root: Path, assets_dir: Path):
-    if not list(assets_dir.glob("*adapter.safetensors")):
+    if not list(assets_dir.rglob("*adapter.safetensors")):
         pytest.skip("the bundled model is not in assets/ yet")
     command = [sys.executable, str(root / "bench" / "memory.py"), "--frames", "32", "96", "--steps", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root.parent, env=os.environ)

@@ -55,7 +55,7 @@ def folder(tmp_path_factory, assets_dir) -> Path:
 def pair_config(folder, assets_dir, tmp_path_factory) -> DataConfig:
     material = Material(root="here", origin="test", licence="MIT", pairs=("made",))
     return DataConfig(
-        autoencoder=str(next(assets_dir.glob("*autoencoder.safetensors"))),
+        autoencoder=str(next(assets_dir.rglob("*autoencoder.safetensors"))),
         materials=(material,), roots={"here": str(folder.parent)}, cache=str(tmp_path_factory.mktemp("cache")),
         size=64, frames=5, sources=2, clips_per_shard=2, pair_share=1.0,
         driver=DriverChanges(occlusion=1.0, glasses=1.0, light=1.0, mask_jitter=0.05),
