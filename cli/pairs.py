@@ -8,13 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import typer
 
 from ..errors import MediaError, UserError
 from .config import AnimateConfig, WeightFiles
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..evaluation.manifest import Pair
     from ..evaluation.protocol import Identity
     from ..evaluation.report import Run
@@ -96,6 +97,8 @@ def crop_rule(cfg: AnimateConfig) -> tuple[CropConfig, int]:
 
 
 def _write_portrait(pair: Pair, cfg: AnimateConfig, out: Path) -> Path:
+    import numpy as np
+
     from ..signals.images import load_image, save_image
 
     path = out / f"{pair.name}.source.png"
