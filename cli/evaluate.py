@@ -23,6 +23,9 @@ Pairs = Annotated[
     Path | None, typer.Argument(help="TOML file with [\\[pair]] tables: name, source, driving.", metavar="[PAIRS.toml]")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for videos, sheets, plots, table.md and results.json.")]
+Media = Annotated[
+    Path | None, typer.Option(help="Folder at which the list's paths start, in place of its `root`.", file_okay=False)
+]
 Reuse = Annotated[
     bool, typer.Option("--reuse", help="Keep videos in the folder that were made from the same files and settings.")
 ]
@@ -62,6 +65,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     out: Out,
     pairs: Pairs = None,
+    media: Media = None,
     reuse: Reuse = False,
     overwrite: Overwrite = False,
     embedder: Embedder = "auto",
@@ -108,7 +112,7 @@ def evaluate(
 
     With --shards, held-out clips of `svdp data build` are animated instead, and the true frames are the target.
     """
-    _check_options(pairs, shards, {"--head-model": head_model}, [clips, provider, truth_autoencoder])
+    _check_options(pairs, shards, {"--head-model": head_model, "--media": media}, [clips, provider, truth_autoencoder])
     found = find_weights(weights, base, adapter, autoencoder)
 
     def config(pair: Pair | None) -> AnimateConfig:
@@ -139,11 +143,12 @@ def evaluate(
         _evaluate_shards(shards, pairs, clips, provider, truth_autoencoder, config(None), identity)
     else:
         assert pairs is not None
-        _evaluate_pairs(pairs, config, out, identity, head_model, reuse=reuse, overwrite=overwrite)
+        _evaluate_pairs(pairs, media, config, out, identity, head_model, reuse=reuse, overwrite=overwrite)
 
 
 def _evaluate_pairs(
     path: Path,
+    media: Path | None,
     config: Callable[[Pair], AnimateConfig],
     out: Path,
     identity: Identity,
@@ -156,7 +161,7 @@ def _evaluate_pairs(
     from ..evaluation.manifest import read_pairs
     from ..evaluation.report import Report
 
-    manifest = read_pairs(path, [column.key for column in COLUMNS])
+    manifest = read_pairs(path, [column.key for column in COLUMNS], media)
     pairs = list(manifest.pairs)
     configs = write_portraits(pairs, {pair.name: config(pair) for pair in pairs}, out)
     animate_pairs(configs, out, reuse=reuse, overwrite=overwrite)

@@ -78,15 +78,15 @@ class PairManifest:
     bars: Sequence[Bar]
 
 
-def read_pairs(path: Path, keys: Sequence[str]) -> PairManifest:
-    """The pairs of a TOML file; `keys` are the numbers that bars may be set for.
+def read_pairs(path: Path, keys: Sequence[str], media: Path | None = None) -> PairManifest:
+    """The pairs of a TOML file; `keys` are the numbers that bars may be set for, `media` replaces its root.
 
     Raises UserError naming what is wrong: no such file, not TOML, unknown or missing entries, a name twice or unfit for
     a file, a picture or clip that does not exist.
     """
     table = _load(path)
     _check_keys(f"{path}", table, {"root", "least", "most", "pair"})
-    root = path.parent / str(table.get("root", "."))
+    root = media or path.parent / str(table.get("root", "."))
     entries = table.get("pair")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path} lists no pairs: add [[pair]] tables with name, source and driving")
@@ -161,7 +161,7 @@ def _text(where: str, entry: dict[str, Any], key: str) -> str:
 def _file(where: str, entry: dict[str, Any], key: str, root: Path) -> Path:
     path = root / _text(where, entry, key)
     if not path.is_file():
-        raise UserError(f"{where}: {path} does not exist: check the path and root")
+        raise UserError(f"{where}: {path} does not exist: check the path, and root or --media")
     return path
 
 

@@ -198,3 +198,32 @@ def sigmas() -> Tensor:
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> Path:
     save_file({k: v.contiguous() for k, v in tensors.items()}, str(path))
     return path
+
+
+@pytest.fixture
+def animate(signals, euler, sigmas):
+    """Result of our guider on a MODEL."""
+    from svdp.model.hosts.comfy_guider import SVDPGuider
+
+    from .host import THREE, sample
+
+    def run(model: Any, fusion: Any = None, conditioning: Any = None) -> Tensor:
+        return sample(SVDPGuider(model, signals, fusion or THREE, conditioning), euler, sigmas)
+
+    return run
+
+
+@pytest.fixture
+def plain(euler, sigmas):
+    """Result of ComfyUI's own guider on a MODEL."""
+    import comfy.samplers
+
+    from .host import sample, text
+
+    def run(model: Any, cfg: float = 1.0) -> Tensor:
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(text(), text(6))
+        guider.set_cfg(cfg)
+        return sample(guider, euler, sigmas)
+
+    return run

@@ -86,9 +86,18 @@ def test_no_such_file(tmp_path: Path):
         read_pairs(tmp_path / "none.toml", [])
 
 
+def test_media_replaces_the_root(write, tmp_path: Path):
+    path = write(PAIR)
+    (tmp_path / "media").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="root or --media"):
+        read_pairs(path, [])
+    (pair,) = read_pairs(path, [], tmp_path / "elsewhere").pairs
+    assert pair.source == tmp_path / "elsewhere" / "face.png"
+
+
 @pytest.mark.shared
 def test_the_nine_real_runs_are_there(root: Path, shared_dir: Path):
-    manifest = read_pairs(root / "bench" / "real_runs.toml", [column.key for column in COLUMNS])
+    manifest = read_pairs(root / "bench" / "real_runs.toml", [column.key for column in COLUMNS], shared_dir)
     assert len(manifest.pairs) == 9
     assert len({p.source for p in manifest.pairs}) == len({p.driving for p in manifest.pairs}) == 3
     assert {p.source.resolve().parents[1] for p in manifest.pairs} == {shared_dir.resolve()}
@@ -97,7 +106,7 @@ def test_the_nine_real_runs_are_there(root: Path, shared_dir: Path):
 @pytest.mark.shared
 @pytest.mark.parametrize(("name", "count"), [("real_pairs", 20), ("self_runs", 6), ("long_runs", 3)])
 def test_the_other_real_runs_are_there(root: Path, shared_dir: Path, name: str, count: int):
-    manifest = read_pairs(root / "bench" / f"{name}.toml", [column.key for column in COLUMNS])
+    manifest = read_pairs(root / "bench" / f"{name}.toml", [column.key for column in COLUMNS], shared_dir)
     assert len(manifest.pairs) == count
     assert all(pair.is_self == (name == "self_runs") for pair in manifest.pairs)
 
