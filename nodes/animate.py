@@ -4,9 +4,7 @@
 # (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import InputImpl, io
 
-from .types import CATEGORY, AdapterType
-
-FACES = {"largest": "largest", "leftmost": "left", "rightmost": "right"}
+from .types import CATEGORY, FACES, AdapterType
 
 
 def _region(name: str, carries: str) -> io.Boolean.Input:
@@ -29,8 +27,8 @@ class SVDPAnimatePortrait(io.ComfyNode):
             display_name="Animate Portrait (SVDP)",
             category=CATEGORY,
             description="The whole chain in one node: finds the faces, cuts them out, animates, pastes back. The "
-            "result has the driver's sound, frame rate and number of frames; long videos do not fill the memory. "
-            "Without anything connected to model, adapter and vae, the small bundled model is used.",
+            "result has the driver's sound, frame rate and number of frames; of a long video only latents are kept in "
+            "memory. Without anything connected to model, adapter and vae, the small bundled model is used.",
             search_aliases=["portrait animation", "talking head", "live portrait", "face reenactment", "svdp"],
             inputs=[
                 io.Image.Input("source", tooltip="The portrait: one picture with a face, of any size."),

@@ -56,6 +56,15 @@ class SVDPEvaluate(io.ComfyNode):
                     advanced=True,
                     tooltip="Frames of a segment, to measure the seams between them; 0: not made in segments.",
                 ),
+                io.Float.Input(
+                    "scale",
+                    default=1.9,
+                    min=0.5,
+                    max=4.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="Side of those squares over the size of the face: the model's (bundled: 1.4).",
+                ),
             ],
             outputs=[
                 io.String.Output("table", display_name="table", tooltip="The numbers, for Preview as Text."),
@@ -66,10 +75,12 @@ class SVDPEvaluate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, result, source, driver, fps, size, segment_length, target=None) -> io.NodeOutput:
+    def execute(cls, result, source, driver, fps, size, segment_length, scale=1.9, target=None) -> io.NodeOutput:
+        from ..signals.crops import CropConfig
         from .measure import evaluate_images
 
-        table, plot = evaluate_images(result, source, driver, target, fps, size, segment_length)
+        rule = CropConfig(size=size, scale=scale)
+        table, plot = evaluate_images(result, source, driver, target, fps, rule, segment_length)
         return io.NodeOutput(table, plot, ui=ui.PreviewText(table))
 
 

@@ -32,9 +32,18 @@ class Frames:
 
 
 def evaluate_images(
-    result: Tensor, source: Tensor, driver: Tensor, target: Tensor | None, fps: float, size: int, segment_length: int
+    result: Tensor,
+    source: Tensor,
+    driver: Tensor,
+    target: Tensor | None,
+    fps: float,
+    rule: CropConfig,
+    segment_length: int,
 ) -> tuple[str, Tensor]:
-    """The numbers as text and the curves as IMAGE. Raises UserError for pictures that do not fit together."""
+    """The numbers as text and the curves as IMAGE; `rule` cuts out what the model animates.
+
+    Raises UserError for pictures that do not fit together.
+    """
     if len(source) != 1:
         raise UserError(f"the source is one picture, got {len(source)}")
     same = target is driver
@@ -47,7 +56,7 @@ def evaluate_images(
             to_uint8(source[0]),
             drives := Frames(driver, progress),
             fps,
-            rule=CropConfig(size=size),
+            rule=rule,
             target=None if target is None else drives if same else Frames(target, progress),
             identity=Identity(embedder, reason),
             segment_length=segment_length or None,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import comfy.utils
 import folder_paths
 import numpy as np
 import torch
+from comfy_api.latest import InputImpl
 from torch import Tensor
 
 from ..errors import UserError
@@ -60,17 +62,25 @@ def mask_to_uint8(mask: Tensor, num_frames: int, size_hw: tuple[int, int]) -> np
         raise UserError(f"{num_frames} images but {len(mask)} masks: give one for all, or one for each image")
     if tuple(mask.shape[1:]) != size_hw:
         mask = torch.nn.functional.interpolate(mask[:, None], size_hw, mode="bilinear")[:, 0]
-    return (mask.expand(num_frames, *size_hw) * 255).round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
+    return (mask * 255).round().clamp(0, 255).to(torch.uint8).expand(num_frames, *size_hw).numpy()
 
 
 def video_file(video: Any) -> Path:
     """The file behind a VIDEO; one that is in memory alone, or a part of a file, is written to the temp folder."""
-    source = video.get_stream_source()
-    if isinstance(source, str) and _is_whole(video, source):
+    if isinstance(video, InputImpl.VideoFromComponents):  # its stream source would be encoded here, and then again
+        video = _encodable(video)
+    elif isinstance(source := video.get_stream_source(), str) and _is_whole(video, source):
         return Path(source)
     path = temporary_file(".mp4")
     video.save_to(str(path))
     return path
+
+
+def _encodable(video: Any) -> Any:
+    """Without transparency, and without the last row or column of odd sides, which H.264 does not take."""
+    parts = video.get_components()
+    height, width = (side - side % 2 for side in parts.images.shape[1:3])
+    return type(video)(replace(parts, images=parts.images[:, :height, :width, :3]))
 
 
 def temporary_file(ending: str) -> Path:

@@ -78,7 +78,7 @@ class SVDPLoadAdapter(io.ComfyNode):
                 )
             ],
             outputs=[
-                AdapterType.Output("adapter", display_name="adapter", tooltip="For Apply SVDP."),
+                AdapterType.Output("adapter", display_name="adapter", tooltip="For Apply Adapter."),
                 io.String.Output(
                     "info",
                     display_name="info",

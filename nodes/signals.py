@@ -4,9 +4,9 @@
 # (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import io
 
-from .types import CATEGORY, AdapterType, CropType, FaceTrackType, LandmarksType, track_input
+from .types import CATEGORY, FACES, AdapterType, CropType, FaceTrackType, LandmarksType, track_input
 
-FACES = {"largest": "largest", "leftmost": "left", "rightmost": "right", "number": ""}
+FACES_OR_NUMBER = {**FACES, "number": ""}
 
 
 class SVDPFaceTrack(io.ComfyNode):
@@ -40,7 +40,7 @@ class SVDPFaceTrack(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "face",
-                    options=list(FACES),
+                    options=list(FACES_OR_NUMBER),
                     default="largest",
                     tooltip="Which face to follow where there are several; number: the one given below.",
                 ),
@@ -91,7 +91,7 @@ class SVDPFaceTrack(io.ComfyNode):
         from ..signals.track import describe_track
         from . import faces
 
-        track = faces.find_track(images, face_landmarks, fps, FACES[face] or str(face_number), smoothing)
+        track = faces.find_track(images, face_landmarks, fps, FACES_OR_NUMBER[face] or str(face_number), smoothing)
         return io.NodeOutput(track, faces.draw_tracks(images, track, preview_images), describe_track(track))
 
 

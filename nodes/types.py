@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 CATEGORY = "portrait animation"
 PACK = "SVDP"
+FACES = {"largest": "largest", "leftmost": "left", "rightmost": "right"}  # label -> `select` of signals.track
 
 FaceTrackType = io.Custom("SVDP_FACE_TRACK")  # signals.track.FaceTrack
 CropType = io.Custom("SVDP_CROP")  # signals.crops.Crop

@@ -139,7 +139,7 @@ def applied_to(model: Any) -> Applied:
     """What is applied to MODEL. Raises `UserError` if nothing is."""
     applied = model.get_attachment(KEY)
     if applied is None:
-        raise UserError("no SVDP adapter is applied to this model: put Apply SVDP between the model and this node")
+        raise UserError("no SVDP adapter is applied to this model: put Apply Adapter between the model and this node")
     return applied
 
 

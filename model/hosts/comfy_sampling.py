@@ -153,6 +153,7 @@ def _kept(finished: Tensor | None, plan: list[Segment], shape: tuple[int, ...]) 
             f"the finished latents are {tuple(finished.shape[1:])} per frame, the signals {shape}: they are of another "
             "video or size"
         )
+    finished = finished.to(comfy.model_management.intermediate_device())  # a loaded latent is on the CPU
     return [finished[s.start : s.stop] for s in plan if s.stop <= len(finished)]
 
 

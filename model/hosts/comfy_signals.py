@@ -61,7 +61,7 @@ def encode_signals(
     return VideoSignals(
         source=_encode(vae, source_1HWC),
         driving=_encode(vae, masked_FHWC),
-        masks=F.max_pool2d(torch.stack(planes, 1), FACTOR),
+        masks=torch.stack([F.max_pool2d(plane, FACTOR) for plane in planes], 1),
     )
 
 

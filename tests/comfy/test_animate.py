@@ -74,6 +74,20 @@ def test_a_video_from_memory_and_a_part_of_one_are_taken_as_they_are(media):
     assert len(animate(portrait, part, max_frames=0)[0].get_components().images) == len(part.get_components().images)
 
 
+@pytest.mark.parametrize("cut", [(slice(0, 201), slice(0, 199), 3), (slice(0, 200), slice(0, 199), 4)])
+def test_odd_sides_and_transparency_from_memory_are_taken(media, cut):
+    from comfy_api.latest import InputImpl, Types
+
+    portrait, driving = media
+    rows, columns, channels = cut
+    images = torch.nn.functional.interpolate(driving.get_components().images[:2].movedim(-1, 1), (201, 201)).movedim(
+        1, -1
+    )
+    images = torch.cat([images, torch.ones_like(images[..., :1])], -1)[:, rows, columns, :channels]
+    made = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(10)))
+    assert len(animate(portrait, made, max_frames=0)[0].get_components().images) == 2
+
+
 def test_a_half_connected_model_is_refused(media):
     from svdp.nodes.animate import SVDPAnimatePortrait
 
@@ -82,17 +96,20 @@ def test_a_half_connected_model_is_refused(media):
     assert SVDPAnimatePortrait.validate_inputs(eyes=False, nose=False, mouth=False) is not True
 
 
-def test_cancel_stops_while_sampling(media, monkeypatch):
+def test_cancel_stops_between_frames(media, monkeypatch):
     import comfy.model_management as mm
     from svdp.nodes import animation
 
-    monkeypatch.setattr(
-        animation._Stages,
-        "show",
-        lambda self, stage, share, preview=None: (
-            mm.interrupt_current_processing(stage == "sample"),
-            mm.throw_exception_if_processing_interrupted(),
-        ),
-    )
-    with pytest.raises(mm.InterruptProcessingException):
-        animate(*media, max_frames=2)
+    show = animation._Stages.show
+
+    def press_cancel(self, stage, share, preview=None):
+        if stage == "track":  # while sampling, ComfyUI's own check would hide that ours is missing
+            mm.interrupt_current_processing(True)
+        show(self, stage, share, preview)
+
+    monkeypatch.setattr(animation._Stages, "show", press_cancel)
+    try:
+        with pytest.raises(mm.InterruptProcessingException):
+            animate(*media, max_frames=2)
+    finally:
+        mm.interrupt_current_processing(False)

@@ -22,7 +22,7 @@ def clip(comfy_on_path) -> torch.Tensor:
 def evaluate(result: torch.Tensor, source: torch.Tensor, driver: torch.Tensor, **more: Any) -> tuple[Any, ...]:
     from svdp.nodes.evaluate import SVDPEvaluate
 
-    return SVDPEvaluate.execute(result, source, driver, 30.0, 128, 16, **more).args
+    return SVDPEvaluate.execute(result, source, driver, 30.0, 128, 16, 1.4, **more).args
 
 
 def test_the_drivers_own_square_is_a_perfect_result(clip):
@@ -30,7 +30,7 @@ def test_the_drivers_own_square_is_a_perfect_result(clip):
     from svdp.nodes import faces
 
     frames = [faces.to_uint8(image) for image in clip]
-    place = faces.plan_crop(track_faces(frames, 30.0, smoothing=None), faces.CropConfig(size=128))
+    place = faces.plan_crop(track_faces(frames, 30.0, smoothing=None), faces.CropConfig(size=128, scale=1.4))
     table, plot = evaluate(faces.crop_images(clip, place), clip[:1], clip, target=clip)
     lines = table.splitlines()
     (yaw, *_), (psnr,) = ([line for line in lines if line.startswith(word)] for word in ("yaw: ", "PSNR: "))

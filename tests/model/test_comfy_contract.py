@@ -173,7 +173,7 @@ def test_refusals(comfy, noisy, conditions):
     patcher.attachments.clear()
     with pytest.raises(AdapterMismatchError, match="family SimpleNamespace"):
         applied(comfy, d, model=patcher)
-    with pytest.raises(UserError, match="Apply SVDP"):
+    with pytest.raises(UserError, match="Apply Adapter"):
         comfy.applied_to(patcher)
     with pytest.raises(UserError, match="8 x 8"):
         comfy.SegmentState(conditions).check_size(torch.zeros(1, 4, 6, 8))
