@@ -30,9 +30,9 @@ LORA_PREFIX = "lora."
 
 
 class Adapter(nn.Module):
-    """Full-video attention, aligned driving projection, role embeddings, condition gates and empty-prompt context.
+    """Full-video attention, aligned projections of driver and source, role embeddings, gates and empty-prompt context.
 
-    Untrained (`reset_parameters`) it changes nothing: output projections, the aligned projection, roles and learned
+    Untrained (`reset_parameters`) it changes nothing: output projections, the aligned projections, roles and learned
     gates are zero. `operations` is a namespace of layer classes (a host may pass its own casting ones).
     """
 
@@ -56,6 +56,7 @@ class Adapter(nn.Module):
         )
         token = base.channels * base.patch**2
         self.driving_proj = operations.Linear(token, base.width, **factory) if config.uses_aligned else None
+        self.source_proj = operations.Linear(token, base.width, **factory) if config.source == "both" else None
         self.roles = nn.Parameter(torch.zeros(len(ROLES), base.width, **factory))
         gate = torch.zeros(base.depth, **factory) if config.gate == "learned" else None
         self.condition_gate = nn.Parameter(gate) if gate is not None else None
@@ -68,8 +69,9 @@ class Adapter(nn.Module):
         for layer in self.video.values():
             assert isinstance(layer, FullVideoAttention)
             layer.reset_parameters()
-        if self.driving_proj is not None:
-            zero_init(self.driving_proj)
+        for projection in (self.driving_proj, self.source_proj):
+            if projection is not None:
+                zero_init(projection)
         nn.init.zeros_(self.roles)
 
     def role(self, name: str) -> Tensor:

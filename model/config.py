@@ -9,6 +9,7 @@ from ..errors import UserError
 
 Conditioning = Literal["cached", "joint"]
 DrivingForm = Literal["both", "tokens", "aligned"]
+SourceForm = Literal["tokens", "both"]
 T = TypeVar("T")
 
 REGIONS = ("eyes", "nose", "mouth")
@@ -58,6 +59,7 @@ class AdapterConfig:
     base: BaseArchitecture
     conditioning: Conditioning = "cached"
     driving: DrivingForm = "both"
+    source: SourceForm = "tokens"  # both: its latents are also added to the noisy tokens at the same place
     gate: Literal["learned", "open"] = "learned"  # learned: conditions enter through a per-block gate, zero at start
     segment_length: int = 16  # new frames per segment
     num_history: int = 3  # clean frames of the segment before
@@ -77,6 +79,8 @@ class AdapterConfig:
             raise UserError(f"conditioning must be 'cached' or 'joint', got {self.conditioning!r}")
         if self.driving not in ("both", "tokens", "aligned"):
             raise UserError(f"driving must be 'both', 'tokens' or 'aligned', got {self.driving!r}")
+        if self.source not in ("tokens", "both"):
+            raise UserError(f"source must be 'tokens' or 'both', got {self.source!r}")
         if self.video_scope not in ("full", "position"):
             raise UserError(f"video_scope must be 'full' or 'position', got {self.video_scope!r}")
         if self.segment_length < 1 or self.num_history < 0:

@@ -64,13 +64,14 @@ class Streams:
     """Prefilled conditions of one segment. Cached form: keys and values per block; joint form: embedded tokens.
 
     source (B, h, N, d) per block; driving (B * F, h, K, d) per block; history (B, h, H * N, d) per block with
-    full-video attention; aligned (B * F, N, D); *_tokens for the joint form.
+    full-video attention; aligned (B * F, N, D) of the driver and aligned_source (B, N, D); *_tokens for the joint form.
     """
 
     source: list[KeyValue] | None = None
     driving: list[KeyValue] | None = None
     history: dict[int, KeyValue] | None = None
     aligned: Tensor | None = None
+    aligned_source: Tensor | None = None
     source_tokens: Tensor | None = None
     driving_tokens: Tensor | None = None
 
@@ -79,7 +80,7 @@ class Streams:
         if branch == "u":
             return Streams()
         if branch == "s":
-            return Streams(source=self.source, source_tokens=self.source_tokens)
+            return Streams(source=self.source, source_tokens=self.source_tokens, aligned_source=self.aligned_source)
         return replace(self, history=None) if branch == "d" else self
 
     def of_frames(self, frames: Sequence[int]) -> Streams:
@@ -119,10 +120,13 @@ def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Plac
 def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams:
     """Streams of the source alone; depends on nothing else, so once per video is enough."""
     tokens = embed_tokens(host, adapter, source_BCHW, "left", "source")
+    aligned = None
+    if adapter.source_proj is not None:
+        aligned = adapter.source_proj(patchify(source_BCHW, host.architecture.patch))
     if adapter.config.conditioning == "joint":
-        return Streams(source_tokens=tokens)
+        return Streams(source_tokens=tokens, aligned_source=aligned)
     vec0 = _clean_modulation(host, adapter, tokens)
-    return Streams(source=_stream_key_values(host, tokens, vec0))
+    return Streams(source=_stream_key_values(host, tokens, vec0), aligned_source=aligned)
 
 
 def prefill_driving(host: Host, adapter: Adapter, conditions: Conditions) -> Streams:
@@ -214,11 +218,15 @@ class BlockRunner:
         self.host, self.adapter, self.frames, self.strength = host, adapter, frames, strength
         training = adapter.training and torch.is_grad_enabled()
         closed = not training and adapter.is_closed()
-        self.streams = Streams(history=streams.history, aligned=streams.aligned) if closed else streams
+        self.streams = (
+            replace(streams, source=None, driving=None, source_tokens=None, driving_tokens=None) if closed else streams
+        )
 
     def start(self, x_MND: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Before block 0: role of the noise and the aligned driver, scaled by the strength; and the side tokens."""
+        """Before block 0: role of the noise and what is aligned, scaled by the strength; and the side tokens."""
         x = x_MND + self.adapter.role("noise").to(x_MND) * self.strength
+        if self.streams.aligned_source is not None:
+            x = x + _per_frame(self.streams.aligned_source, self.frames).to(x.dtype) * self.strength
         if self.streams.aligned is not None:
             x = x + self.streams.aligned.to(x.dtype) * self.strength
         return x, self._side_tokens()

@@ -31,6 +31,7 @@ class BaseSettings:
     path: str = ""  # diffusers folder or single file; empty: random weights
     train: bool = True  # train the base's own weights too; off: adapter (and LoRA) only
     dtype: Literal["float32", "bfloat16"] = "float32"  # of a frozen base's weights
+    start_heads: Literal["random", "local"] = "random"  # local: see training.locality; of random weights only
 
     def __post_init__(self) -> None:
         _require(self.train or bool(self.path), "[base] train = false needs `path`: random weights are of no use")

@@ -20,7 +20,10 @@ from .tables import build, read_toml
 SPLITS = ("train", "heldout")
 VIDEO_SUFFIXES = (".mp4", ".mpg", ".mov", ".webm", ".mkv", ".avi")
 MOVING_SUFFIXES = (".webp", ".gif", ".png")
-SHARES = ("pair_share", "clip_share", "cross_share", "plain_share", "swap_share", "reshape_share", "replay_share")
+SHARES = (
+    "pair_share", "clip_share", "cross_share", "plain_share", "swap_share", "reshape_share", "paint_share",
+    "replay_share",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class DataConfig:
     plain_share: float = 0.2  # rendered pairs: plain heads on plain backgrounds, for large poses
     swap_share: float = 0.3  # rendered pairs: the face of one photo in the surroundings of another
     reshape_share: float = 0.4  # rendered pairs: target with a changed head shape
+    paint_share: float = 0.0  # rendered pairs: target with soft random colours all over
     replay_share: float = 0.5  # rendered pairs: motion of a tracked clip instead of invented motion
     driver: DriverChanges = field(default_factory=DriverChanges)  # the table [driver]
 

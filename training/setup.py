@@ -27,6 +27,7 @@ from ..model.hosts.diffusers import (
 from .checkpoint import Progress, sync
 from .config import LoraSettings, TrainConfig
 from .dataset import LatentClips
+from .locality import look_locally
 from .locations import Location, find_files
 from .shards import load_shards
 from .streaming import ClipStream
@@ -87,6 +88,8 @@ def build_denoiser(config: TrainConfig) -> Denoiser:
     if config.lora.rank:
         add_lora(transformer, config.lora, base.train)
     adapter = _start_from(config.start, config.adapter, transformer) if config.start else Adapter(config.adapter)
+    if base.start_heads == "local" and not base.path and not config.start:
+        look_locally(transformer, adapter, config.adapter.resolution // (8 * base.architecture.patch))
     denoiser = Denoiser(transformer, adapter)
     denoiser.enable_gradient_checkpointing(config.gradient_checkpointing)
     if config.compile:

@@ -31,9 +31,10 @@ def base_output(d: Denoiser, z: Tensor) -> Tensor:
     return out[0][None]
 
 
+@pytest.mark.parametrize("source", ["tokens", "both"])
 @pytest.mark.parametrize("driving", ["both", "tokens", "aligned"])
-def test_untrained_adapter_gives_the_base_bit_for_bit(conditioning, driving, noisy, conditions):
-    d = tiny_denoiser(trained=False, conditioning=conditioning, driving=driving)
+def test_untrained_adapter_gives_the_base_bit_for_bit(conditioning, driving, source, noisy, conditions):
+    d = tiny_denoiser(trained=False, conditioning=conditioning, driving=driving, source=source)
     with torch.no_grad():
         for branch in BRANCHES:
             assert torch.equal(d(noisy, SIGMA, conditions, branch=branch), base_output(d, noisy))
@@ -56,8 +57,19 @@ def test_every_condition_has_an_effect(conditioning, noisy, conditions):
         assert (out[a] - out[b]).abs().max() > 1e-3, f"branch {b} equals {a}"
 
 
+def test_the_aligned_source_enters_with_the_source_alone(conditioning, noisy, conditions):
+    d = tiny_denoiser(conditioning=conditioning, source="both")
+    with torch.no_grad():
+        before = {b: d(noisy, SIGMA, conditions, branch=b) for b in BRANCHES}
+        d.adapter.source_proj.weight.mul_(2)
+        after = {b: d(noisy, SIGMA, conditions, branch=b) for b in BRANCHES}
+    assert torch.equal(before["u"], after["u"])
+    for branch in ("s", "d", "p"):
+        assert (before[branch] - after[branch]).abs().max() > 1e-3, branch
+
+
 def test_reused_streams_equal_streams_made_anew(conditioning, noisy, conditions):
-    d = tiny_denoiser(conditioning=conditioning)
+    d = tiny_denoiser(conditioning=conditioning, source="both")
     with torch.no_grad():
         source = d.prefill(Conditions(source=conditions.source))
         streams = d.prefill(conditions, source)
@@ -95,6 +107,8 @@ def slow_cached_forward(d: Denoiser, z: Tensor, c: Conditions, black: Tensor | N
     zz = embed_tokens(host, a, z[0], "centre", "noise")
     if a.driving_proj is not None:
         zz = zz + a.driving_proj(patchify(c.driving[0], 2))
+    if a.source_proj is not None:
+        zz = zz + a.source_proj(patchify(c.source, 2))
     s = embed_tokens(host, a, c.source, "left", "source").expand(FRAMES, -1, -1)
     dr = embed_tokens(host, a, c.driving[0], "right", "driving")
     x = torch.cat([zz, s, dr], 1)
@@ -124,8 +138,9 @@ def slow_cached_forward(d: Denoiser, z: Tensor, c: Conditions, black: Tensor | N
     return d._unpatchify(t.proj_out(t.norm_out(x[:, :n], vec.expand(FRAMES, -1))), z[0])[None]
 
 
-def test_cached_form_equals_one_masked_sequence(noisy, conditions):
-    d = tiny_denoiser(gate="open")
+@pytest.mark.parametrize("source", ["tokens", "both"])
+def test_cached_form_equals_one_masked_sequence(source, noisy, conditions):
+    d = tiny_denoiser(gate="open", source=source)
     everything = torch.arange(16).expand(1, FRAMES, 16)
     with torch.no_grad():
         fast = d(noisy, SIGMA, replace(conditions, driving_index=everything), branch="d")
@@ -191,7 +206,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(conditioning, noisy, co
 
 
 def test_frames_are_independent_of_batch_neighbours(noisy, conditions):
-    d = tiny_denoiser()
+    d = tiny_denoiser(source="both")
     other = torch.randn(noisy.shape, generator=torch.Generator().manual_seed(9))
     twice = Conditions(
         source=conditions.source.repeat(2, 1, 1, 1),

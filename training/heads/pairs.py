@@ -12,10 +12,11 @@ from ...signals.regions import masked_frames
 from ...signals.track import FaceTrack
 from ..augment import DriverChanges, disturb, driver_masks
 from ..materials import DataConfig, MediaFile
-from ..pictures import PictureClip, draw_colours, lift_dark, mirror, random_backdrop, to_bytes
+from ..pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, random_backdrop, to_bytes
 from .model import HeadModel
 from .motion import Motion, invent, limit_angles, replay
 from .scene import MARGIN, Actor, Portrait, Studio, crop_points, draw, move_head, with_shell
+from .texture import look_up
 
 NEAR = np.array([27.0, 16.0, 18.0])  # degrees from about the photo's own pose: how far warped photos look right
 FAR = np.array([42.0, 22.0, 22.0])  # degrees: heads on plain backgrounds
@@ -103,6 +104,10 @@ def _target_actor(
         if other != number:
             face = _recoloured(cast.portraits[other], place)
             skin, names = face.skin, [*names, cast.media[other].name]
+    if config.paint_share and rng.random() < config.paint_share:
+        own, place = face is place, _painted(rng, place)
+        face = place if own else _painted(rng, face)
+        skin = face.skin
     weights = face.fit.identity
     if rng.random() < config.reshape_share:
         weights = weights + rng.normal(0, SHAPE_JITTER, len(weights)).astype(np.float32)
@@ -118,6 +123,15 @@ def _recoloured(face: Portrait, place: Portrait) -> Portrait:
     gain = np.clip(wanted / own, 0.5, 1.5).astype(np.float32)
     skin = replace(face.skin, colours=np.clip(face.skin.colours * gain, 0, 255))
     return replace(face, canvas=np.clip(face.canvas * gain, 0, 255), skin=skin)
+
+
+def _painted(rng: np.random.Generator, portrait: Portrait) -> Portrait:
+    """The portrait with soft random colours all over, which move along with the head."""
+    gains = draw_paint(rng, len(portrait.canvas))
+    skin = portrait.skin
+    colours = np.clip(skin.colours * look_up(gains, portrait.points[: len(skin.colours)]), 0, 255)
+    painted = np.clip(portrait.canvas * gains, 0, 255)
+    return replace(portrait, canvas=painted, skin=replace(skin, colours=colours.astype(np.float32)))
 
 
 def _driver_actor(rng: np.random.Generator, studio: Studio, portrait: Portrait) -> Actor:
