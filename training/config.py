@@ -91,11 +91,13 @@ class StageSettings:
     history: int = 0  # clean frames before them
     history_noise: float = 0.0  # highest noise level (0 to 1) of the history
     strides: tuple[int, ...] = (1,)  # distance between the frames of a window, drawn at random
+    coarse: int = 1  # side of the squares of latents that are averaged: a cheaper start, see training.coarse
     branches: BranchProbabilities = BranchProbabilities()
 
     def __post_init__(self) -> None:
         _require_share("[[stage]] until", self.until)
-        _require(min(self.batch, self.frames, *self.strides) >= 1, "[[stage]] batch, frames, strides must be 1 or more")
+        least = min(self.batch, self.frames, self.coarse, *self.strides)
+        _require(least >= 1, "[[stage]] batch, frames, strides and coarse must be 1 or more")
         _require(self.history >= 0, f"[[stage]] history must be 0 or more, got {self.history}")
         _require(
             self.history > 0 or self.branches.p == 0,

@@ -180,7 +180,7 @@ def _random_pass(model: Denoiser, stage: StageSettings, frames: int = 0, batch: 
     """The loss of a micro-batch of random data, of the dearest branch that the stage trains."""
     adapter, weight = model.adapter.config, next(model.adapter.parameters())
     base, count, shown = adapter.base, batch or stage.batch, frames or stage.frames
-    size = adapter.resolution // 8
+    size = adapter.resolution // (8 * stage.coarse)
     like = {"device": weight.device, "dtype": weight.dtype}
     dearest = cast(Branch, [b for b, p in zip(BRANCHES, stage.branches.values, strict=True) if p > 0][-1])
 
@@ -188,25 +188,25 @@ def _random_pass(model: Denoiser, stage: StageSettings, frames: int = 0, batch: 
         return torch.randn(*lead, base.channels, size, size, **like)
 
     target, noise, sigmas = latents(count, shown), latents(count, shown), torch.full((count,), 0.5, **like)
-    conditions = _conditions(dearest, adapter, latents, count, shown, stage.history)
+    conditions = _conditions(dearest, adapter, latents, count, shown, stage)
     velocity = model(add_noise(target, noise, sigmas), sigmas, conditions)
     return flow_loss(velocity, velocity_target(target, noise).float(), sigmas, None)[0]
 
 
 def _conditions(
-    branch: Branch, adapter: Any, latents: Callable[..., Tensor], batch: int, frames: int, history: int
+    branch: Branch, adapter: Any, latents: Callable[..., Tensor], batch: int, frames: int, stage: StageSettings
 ) -> Conditions:
     driven, index = branch in ("d", "p"), None
     device = latents(1).device
     if driven and adapter.uses_tokens:
-        tokens = (adapter.resolution // (8 * adapter.base.patch)) ** 2
+        tokens = (adapter.resolution // (8 * adapter.base.patch * stage.coarse)) ** 2
         kept = min(tokens, -(-int(KEPT_TOKENS * tokens) // adapter.token_multiple) * adapter.token_multiple)
         index = torch.arange(kept, device=device).expand(batch, frames, kept)
     return Conditions(
         source=latents(batch) if branch != "u" else None,
         driving=latents(batch, frames) if driven else None,
         driving_index=index,
-        history=latents(batch, history) if branch == "p" and history else None,
+        history=latents(batch, stage.history) if branch == "p" and stage.history else None,
     )
 
 
