@@ -11,7 +11,7 @@ from svdp.errors import UserError
 from svdp.training.clips import uncut_runs
 from svdp.training.data import build, encode_pictures, inspect, load_encoder, shard_path
 from svdp.training.materials import DataConfig, Material, list_media, load_data_config, read_frames
-from svdp.training.pictures import PictureClip, draw_colours, lift_dark, mirror, pool_masks
+from svdp.training.pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, pool_masks
 from svdp.training.shards import describe_shards, load_shards, read_shard, write_shard
 
 
@@ -87,6 +87,33 @@ def test_colour_changes():
     masks = np.full((2, 3, 5, 5), 255, np.uint8)
     assert lift_dark(pictures / 50, masks).mean() == pytest.approx(45, rel=1e-3)
     np.testing.assert_array_equal(lift_dark(pictures, masks), pictures)
+
+
+def test_paint_is_soft_varied_and_keeps_the_brightness():
+    paint = [draw_paint(np.random.default_rng(n), 96) for n in (0, 0, 1)]
+    np.testing.assert_array_equal(paint[0], paint[1])
+    assert np.abs(np.log(paint[0]) - np.log(paint[2])).mean() > 0.1
+    assert np.log(paint[0]).mean() == pytest.approx(0, abs=1e-3)
+    assert np.abs(np.diff(np.log(paint[0]), axis=0)).max() < 0.15  # from pixel to pixel
+    assert np.ptp(np.log(paint[0]), axis=(0, 1)).min() > 0.3  # over the picture
+
+
+@pytest.mark.shared
+def test_painted_people_wear_the_paint_on_photo_and_skin(small_config):
+    from svdp.training.cast import gather
+    from svdp.training.heads.pairs import _painted
+
+    portrait = gather(small_config, "train").cast.portraits[0]
+    painted = _painted(np.random.default_rng(2), portrait)
+    np.testing.assert_array_equal(painted.points, portrait.points)
+    seen = portrait.canvas.min(-1) > 20
+    gain = (painted.canvas / np.maximum(portrait.canvas, 1))[seen & (painted.canvas.max(-1) < 255)]
+    assert np.log(gain).std(0).min() > 0.05
+    sure = np.nonzero((portrait.skin.trust > 0.95) & (painted.skin.colours.max(-1) < 250))[0][::50]
+    columns, rows = portrait.points[sure, :2].astype(int).T
+    there = np.log(painted.canvas[rows, columns] / np.maximum(portrait.canvas[rows, columns], 1))
+    worn = np.log(painted.skin.colours[sure] / np.maximum(portrait.skin.colours[sure], 1))
+    np.testing.assert_allclose(worn, there, atol=0.1)
 
 
 def test_mirror_twice_is_the_same_clip():
