@@ -32,9 +32,12 @@ demo: install ## Animate the bundled portrait with the bundled clip
 test: install-dev ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: install-dev ## Check style and formatting
+lint: install-dev ## Check style, formatting, and what the Comfy registry asks of a pack
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/comfy-test lint .
+	@echo "comfy node validate"; said=$$($(BIN)/comfy --skip-prompt node validate 2>&1) || { echo "$$said"; exit 1; }; \
+	case "$$said" in *"passed successfully"*) ;; *) echo "$$said"; exit 1;; esac  # it exits with 0 on warnings, too
 
 types: install-dev ## Check the types of the layers
 	$(BIN)/pyright --pythonpath $(BIN)/python

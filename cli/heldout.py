@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import typer
+from torch import autocast
 
 from ..errors import NoFaceError, UserError
 from ..evaluation.heldout import HeldoutClip, evaluate_clip, pool
@@ -105,7 +106,7 @@ def use_gaps(model: Model, clips: Sequence[ShardClip]) -> dict[str, float]:
     latents = LatentClips.from_arrays({name: np.stack([a[name] for a in arrays]) for name in arrays[0]})
     history = min(model.segments.num_history, latents.num_frames - 1)
     frames = min(model.segments.length, latents.num_frames - history)
-    with torch.autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
+    with autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
         found = UseGaps(latents, len(clips), seed=0, chunk=2).measure(model.denoiser, frames, history)
     return {name.removeprefix("gap/"): value for name, value in found.items() if name.startswith("gap/")}
 

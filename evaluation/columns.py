@@ -126,7 +126,7 @@ _TIME = [
         key="colour_drift",
         title="colour drift",
         group=TIME,
-        unit="ΔE",
+        unit="Delta E",
         better="less",
         about="distance in CIELAB of the mean colour of the last 8 frames from that of frames 6 to 13, in the squares",
     ),

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import Conv2d
 
 from ..errors import UserError
 
@@ -23,8 +24,8 @@ ENCODER_PREFIX, DECODER_PREFIX = "taesd_encoder.", "taesd_decoder."
 HOST_KEYS = ("vae_scale", "vae_shift")
 
 
-def _conv(n_in: int, n_out: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    return nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=bias)
+def _conv(n_in: int, n_out: int, stride: int = 1, bias: bool = True) -> Conv2d:
+    return Conv2d(n_in, n_out, 3, stride, padding=1, bias=bias)
 
 
 class SoftClamp(nn.Module):

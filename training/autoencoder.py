@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
@@ -205,7 +205,7 @@ class _Run:
 
     def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(latent loss, picture loss, pictures), the encoder untouched by the second."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.cfg.bf16):
+        with autocast("cpu", torch.bfloat16, enabled=self.cfg.bf16):
             with torch.no_grad():
                 teacher = self.teacher.encode(x)
             own = self.model.encode(x)

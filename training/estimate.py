@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
@@ -290,7 +290,7 @@ def _timed_steps(
         start = time.perf_counter()
         if worker is not None:
             worker.take_weights()
-        with torch.autocast(device.type, half) if half is not None else nullcontext(), torch.device(device):
+        with autocast(device.type, half) if half is not None else nullcontext(), torch.device(device):
             loss = _random_pass(running, stage, frames, batch)
         loss.backward()
         if worker is not None:

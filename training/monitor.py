@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-from torch import Tensor
+from torch import Tensor, autocast
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import UserError
@@ -168,7 +168,7 @@ class Monitor:
     def _precision(self) -> AbstractContextManager[Any]:
         """The run's precision, for probes and grids with the float32 weights."""
         if self.config.precision == "bf16-weights":
-            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+            return autocast(self.accelerator.device.type, torch.bfloat16)
         return self.accelerator.autocast()
 
     def open(self, step: int, seconds: float) -> None:

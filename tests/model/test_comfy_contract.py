@@ -14,6 +14,7 @@ from svdp.errors import AdapterMismatchError, UserError
 from svdp.model.fusion import BRANCHES
 from svdp.model.streams import Conditions
 from torch import Tensor
+from torch.nn import Linear
 
 from . import comfy_double as double
 from .conftest import FRAMES, tiny_denoiser
@@ -169,7 +170,7 @@ def test_refusals(comfy, noisy, conditions):
     other.adapter.config = replace(d.adapter.config, base=replace(d.adapter.config.base, width=64))
     with pytest.raises(AdapterMismatchError, match=r"width 64.*width 32"):
         applied(comfy, other)
-    patcher.model.diffusion_model = torch.nn.Linear(1, 1)
+    patcher.model.diffusion_model = Linear(1, 1)
     patcher.attachments.clear()
     with pytest.raises(AdapterMismatchError, match="family SimpleNamespace"):
         applied(comfy, d, model=patcher)

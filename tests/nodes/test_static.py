@@ -65,7 +65,7 @@ def test_translations_have_the_same_shape(root):
     )
     assert _shape(english) == _shape(chinese)
     leaves = list(_leaves(chinese))
-    assert all(leaves) and sum(any("一" <= c <= "鿿" for c in text) for text in leaves) > 0.95 * len(leaves)
+    assert all(leaves) and sum(any("\u4e00" <= c <= "\u9fff" for c in text) for text in leaves) > 0.95 * len(leaves)
 
 
 def _shape(value):

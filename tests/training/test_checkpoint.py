@@ -13,11 +13,12 @@ from svdp.training.config import OptimSettings
 from svdp.training.ema import Ema
 from svdp.training.optim import build_optimizer
 from torch import nn
+from torch.nn import Linear
 
 
 def make(width: int = 4) -> tuple[nn.Module, torch.optim.AdamW, Ema]:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+    module = nn.Sequential(Linear(3, width), nn.BatchNorm1d(width), Linear(width, 2))
     module[2].bias.requires_grad_(False)
     return module, build_optimizer(module, OptimSettings(lr=0.1)), Ema(module, 0.9)
 

@@ -12,13 +12,13 @@ from svdp.training.config import load_config, parse_config
 from svdp.training.estimate import MOST_OPERATIONS, LiveBytes, build, estimate
 from svdp.training.loop import Trainer
 from svdp.training.materials import load_data_config
-from torch import nn
+from torch.nn import Linear
 
 from .conftest import tiny_table
 
 
 def test_live_bytes_follow_what_is_alive() -> None:
-    layer = nn.Linear(10, 10, bias=False, device="meta")
+    layer = Linear(10, 10, bias=False, device="meta")
     with torch.device("meta"), LiveBytes(layer) as live:
         x = torch.empty(5, 10)
         assert live.now == 200

@@ -12,7 +12,7 @@ from svdp.errors import UserError
 from svdp.training.config import OptimSettings, parse_config
 from svdp.training.loop import train
 from svdp.training.optim import build_optimizer
-from torch import nn
+from torch.nn import Linear
 
 from .conftest import tiny_table
 
@@ -21,7 +21,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(UserError, match=r"needs bitsandbytes.*or set \[optim\] name"):
-        build_optimizer(nn.Linear(2, 2), OptimSettings(name="adamw8bit"))
+        build_optimizer(Linear(2, 2), OptimSettings(name="adamw8bit"))
 
 
 def test_eight_bit_run_follows_the_full_one_and_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None:
