@@ -12,8 +12,7 @@ import math
 from typing import Any, cast
 
 import torch
-from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..model.adapter import Adapter
@@ -21,15 +20,15 @@ from ..model.adapter import Adapter
 LONGEST = 30.0  # tokens: wavelength of the slowest waves that are used
 
 
-def look_locally(transformer: SD3Transformer2DModel, adapter: Adapter, picture_width: int) -> None:
+def look_locally(transformer: nn.Module, adapter: Adapter, picture_width: int) -> None:
     """Set, in place, head 0 of every attention to look at its own place, head 1 of the joint attention at the
     source's same place, `picture_width` tokens to the left; the other heads keep their random start.
 
     Raises `UserError` if heads are too small or too few for it.
     """
-    config = cast(Any, transformer.config)
-    width, size = config.num_attention_heads * config.attention_head_dim, config.attention_head_dim
-    if config.num_attention_heads < 2 or size % 4 or size > width // 2:
+    base = adapter.config.base
+    width, size = base.width, base.width // base.heads
+    if base.heads < 2 or size % 4 or size > width // 2:
         raise UserError('[base] start_heads = "local" needs two heads or more, of a size that 4 divides')
     waves = _waves(width, size // 4)
     here, there = _head(width, size, waves, 0.0), _head(width, size, waves, float(picture_width))

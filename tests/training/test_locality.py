@@ -49,7 +49,7 @@ def test_a_head_looks_at_its_own_place(head, key, parts):
     assert (after * near).sum(-1).mean() > 0.5 > (before * near).sum(-1).mean()
 
 
-def test_heads_that_are_too_small_are_refused(parts):
+def test_heads_that_are_too_small_are_refused():
     small = BaseArchitecture(width=8, depth=1, heads=1, channels=4, table_size=16, context_dim=8, pooled_dim=8)
     with pytest.raises(UserError, match="two heads"):
-        look_locally(build_transformer(small), parts[1], 4)
+        look_locally(build_transformer(small), Adapter(AdapterConfig(base=small, video_head_dim=4)), 4)
