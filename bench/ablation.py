@@ -1,6 +1,6 @@
 """Train the variants of the small model at equal budget, one after another, and put what they learnt side by side.
 
-    python bench/ablation.py runs/ablation --data data --minutes 60            # all seven
+    python bench/ablation.py runs/ablation --data data --minutes 60            # all
     python bench/ablation.py runs/ablation --data data --steps 2000 mini mini-joint
 
 `--data` is the folder that holds the shards' folders (mini, mini-selfdriven), as the configurations call them; variants
@@ -24,7 +24,10 @@ from svdp.errors import UserError
 from svdp.training.config import TrainConfig, load_config, with_overrides
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-VARIANTS = ("mini", "mini-joint", "mini-factorised", "mini-nohistory", "mini-selfdriven", "mini-tokens", "mini-aligned")
+VARIANTS = (
+    "mini", "mini-joint", "mini-factorised", "mini-nohistory", "mini-selfdriven", "mini-tokens", "mini-aligned",
+    "mini-sourcetokens",
+)  # fmt: skip
 COLUMNS = {
     "steps": "steps", "seconds": "s/step", "loss/d": "error d", "loss/p": "error p", "gap/driver/inside": "gap driver",
     "gap/source/outside": "gap source", "gap/history/outside": "gap history", "psnr": "PSNR dB",
