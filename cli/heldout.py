@@ -131,6 +131,7 @@ def _animated(model: Model, decoder: Model, clip: ShardClip, out: Path) -> Heldo
     )
     made = torch.cat([result.latents for result in results])
     result = np.stack(list(decode(model, made)))
+    latents["sources"] = latents["sources"][:, : latents["target"].shape[1]]
     source, true, driver = (np.stack(list(decode(decoder, z))) for z in latents.values())
     _save_sheet(out / f"{clip.name}.sheet.png", source[0], [true, driver, result])
     return HeldoutClip(name=clip.name, source=source[0], truth=true, result=result, details={"clip": about})

@@ -60,6 +60,7 @@ class AdapterConfig:
     conditioning: Conditioning = "cached"
     driving: DrivingForm = "both"
     source: SourceForm = "tokens"  # both: its latents are also added to the noisy tokens at the same place
+    source_density: int = 1  # shifts of less than a latent at which the source is encoded, along each axis
     gate: Literal["learned", "open"] = "learned"  # learned: conditions enter through a per-block gate, zero at start
     segment_length: int = 16  # new frames per segment
     num_history: int = 3  # clean frames of the segment before
@@ -81,6 +82,8 @@ class AdapterConfig:
             raise UserError(f"driving must be 'both', 'tokens' or 'aligned', got {self.driving!r}")
         if self.source not in ("tokens", "both"):
             raise UserError(f"source must be 'tokens' or 'both', got {self.source!r}")
+        if self.source_density not in (1, 2, 4):
+            raise UserError(f"source_density must be 1, 2 or 4, got {self.source_density}")
         if self.video_scope not in ("full", "position"):
             raise UserError(f"video_scope must be 'full' or 'position', got {self.video_scope!r}")
         if self.segment_length < 1 or self.num_history < 0:

@@ -78,7 +78,7 @@ def generate(
     """Animate, segment by segment; memory does not grow with the length of the video.
 
     Args:
-        denoiser: base and adapter. source_CHW: latent of the source picture.
+        denoiser: base and adapter. source_CHW: latent of the source picture, its phases stacked (`model.phases`).
         signals_of: gives a segment's signals; called once per segment, in order.
         plan: from `plan_segments`. `history` (H, C, H, W): latents before `plan[0].start`, to resume a stopped run.
         on_step: called with (segment, steps done, predicted clean latents); it may raise to stop.
@@ -87,6 +87,7 @@ def generate(
     sigmas = sigma_schedule(cfg.steps, cfg.shift)
     solve = solver_by_name(cfg.solver)
     source = source_CHW[None].to(device, dtype)
+    shape = (denoiser.adapter.config.base.channels, *source_CHW.shape[1:])
     source_streams: Streams | None = None
     tail = history.to(device) if history is not None else None
     for segment in plan:
@@ -97,7 +98,7 @@ def generate(
             streams = denoiser.prefill(conditions, source_streams)
             source_streams = streams.branch("s")
             velocity = FusedVelocity(denoiser, streams, signals.masks.to(device), past is not None, cfg, dtype)
-            noise = frame_noise(range(segment.start, segment.stop), tuple(source_CHW.shape), cfg.seed).to(device)
+            noise = frame_noise(range(segment.start, segment.stop), shape, cfg.seed).to(device)
             step = (lambda i, x0, s=segment: on_step(s, i, x0)) if on_step is not None else None
             latents = solve(velocity, noise, sigmas, step)
         kept = latents if tail is None else torch.cat([tail, latents])

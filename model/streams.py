@@ -18,6 +18,7 @@ from .adapter import Adapter
 from .attention import FullVideoAttention, JointBlock, KeyValue, conditioned_block, joint_form_block, stream_block
 from .config import BaseArchitecture
 from .fusion import Branch
+from .phases import phase_shifts, take_phases
 from .positions import Place, crop_positions
 from .tokens import gather_tokens, patchify
 
@@ -30,6 +31,7 @@ class Host(Protocol):
     architecture: BaseArchitecture
     blocks: Sequence[JointBlock]
     checkpointing: bool  # recompute blocks in the backward pass
+    coarse: int  # latents in a row that each latent stands for (training's coarse stages); else 1
 
     def embed(self, latents_MCHW: Tensor) -> Tensor:
         """The base's own patch embedding (M, N, D), without positions."""
@@ -48,8 +50,9 @@ class Host(Protocol):
 class Conditions:
     """What a segment is made from, as latents. None: absent.
 
-    source (B, C, H, W); driving (B, F, C, H, W) masked driving frames; driving_index (B, F, K) kept tokens;
-    driving_strength (B, F, N, 1) for the aligned form, None is 1; history (B, H, C, H, W) clean frames before.
+    source (B, P * C, H, W) in P phases (`model.phases`); driving (B, F, C, H, W) masked driving frames; driving_index
+    (B, F, K) kept tokens; driving_strength (B, F, N, 1) for the aligned form, None is 1; history (B, H, C, H, W) clean
+    frames before.
     """
 
     source: Tensor | None = None
@@ -63,7 +66,7 @@ class Conditions:
 class Streams:
     """Prefilled conditions of one segment. Cached form: keys and values per block; joint form: embedded tokens.
 
-    source (B, h, N, d) per block; driving (B * F, h, K, d) per block; history (B, h, H * N, d) per block with
+    source (B, h, P * N, d) per block; driving (B * F, h, K, d) per block; history (B, h, H * N, d) per block with
     full-video attention; aligned (B * F, N, D) of the driver and aligned_source (B, N, D); *_tokens for the joint form.
     """
 
@@ -106,9 +109,9 @@ class Streams:
         return any(s is not None for s in (self.source, self.driving, self.source_tokens, self.driving_tokens))
 
 
-def _positions(host: Host, latents: Tensor, place: Place) -> Tensor:
+def _positions(host: Host, latents: Tensor, place: Place, shift: tuple[float, float] = (0.0, 0.0)) -> Tensor:
     patch = host.architecture.patch
-    return crop_positions(host.position_table(), latents.shape[-2] // patch, latents.shape[-1] // patch, place)
+    return crop_positions(host.position_table(), latents.shape[-2] // patch, latents.shape[-1] // patch, place, shift)
 
 
 def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Place, role: str) -> Tensor:
@@ -117,12 +120,25 @@ def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Plac
     return x + _positions(host, latents_MCHW, place).to(x) + adapter.role(role).to(x)
 
 
+def _source_tokens(host: Host, adapter: Adapter, source_BPCHW: Tensor) -> Tensor:
+    """Tokens (B, P * N, D) of the source at its P shifts, each between the places of the unshifted one."""
+    base, density = host.architecture, adapter.config.source_density
+    parts = []
+    for phase, (down, right) in zip(source_BPCHW.unbind(1), phase_shifts(density), strict=True):
+        shift = (down / (base.patch * host.coarse), right / (base.patch * host.coarse))
+        x = host.embed(phase)
+        parts.append(x + _positions(host, phase, "left", shift).to(x) + adapter.role("source").to(x))
+    return torch.cat(parts, 1)
+
+
 def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams:
-    """Streams of the source alone; depends on nothing else, so once per video is enough."""
-    tokens = embed_tokens(host, adapter, source_BCHW, "left", "source")
+    """Streams of the source alone; depends on nothing else, so once per video is enough. The source may have more
+    phases (`model.phases`), stacked in its channels, than the adapter wants."""
+    phases = take_phases(source_BCHW, host.architecture.channels, adapter.config.source_density)
+    tokens = _source_tokens(host, adapter, phases)
     aligned = None
     if adapter.source_proj is not None:
-        aligned = adapter.source_proj(patchify(source_BCHW, host.architecture.patch))
+        aligned = adapter.source_proj(patchify(phases.flatten(1, 2), host.architecture.patch))
     if adapter.config.conditioning == "joint":
         return Streams(source_tokens=tokens, aligned_source=aligned)
     vec0 = _clean_modulation(host, adapter, tokens)

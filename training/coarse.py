@@ -57,8 +57,8 @@ def coarse_places(denoiser: Denoiser, factor: int) -> Iterator[None]:
     square = rearrange(table, "1 (h w) d -> 1 d h w", h=size)
     embed.pos_embed = rearrange(F.avg_pool2d(square, factor), "1 d h w -> 1 (h w) d")
     embed.pos_embed_max_size = size // factor
-    host.architecture = replace(shape, table_size=size // factor)
+    host.architecture, host.coarse = replace(shape, table_size=size // factor), factor
     try:
         yield
     finally:
-        embed.pos_embed, embed.pos_embed_max_size, host.architecture = table, size, shape
+        embed.pos_embed, embed.pos_embed_max_size, host.architecture, host.coarse = table, size, shape, 1

@@ -45,7 +45,7 @@ class DataSettings:
     root: str = "."
     train: tuple[str, ...] = ("train/*.tar",)
     heldout: tuple[str, ...] = ("heldout/*.tar",)
-    target_source: float = 0.2  # share of samples whose source is a far frame of the clip itself
+    target_source: float = 0.2  # share of samples whose source is a far frame of the clip itself; none of dense sources
     source_distance: int = 4  # how far such a frame must be from the window, in frames
     region_dropout: float = 0.05  # chance that a region is taken from the driver of a sample, for each region
     driver_dropout: float = 0.01  # chance that the driver of a sample shows nothing at all

@@ -184,8 +184,8 @@ def _random_pass(model: Denoiser, stage: StageSettings, frames: int = 0, batch: 
     like = {"device": weight.device, "dtype": weight.dtype}
     dearest = cast(Branch, [b for b, p in zip(BRANCHES, stage.branches.values, strict=True) if p > 0][-1])
 
-    def latents(*lead: int) -> Tensor:
-        return torch.randn(*lead, base.channels, size, size, **like)
+    def latents(*lead: int, phases: int = 1) -> Tensor:
+        return torch.randn(*lead, phases * base.channels, size, size, **like)
 
     target, noise, sigmas = latents(count, shown), latents(count, shown), torch.full((count,), 0.5, **like)
     conditions = _conditions(dearest, adapter, latents, count, shown, stage)
@@ -203,7 +203,7 @@ def _conditions(
         kept = min(tokens, -(-int(KEPT_TOKENS * tokens) // adapter.token_multiple) * adapter.token_multiple)
         index = torch.arange(kept, device=device).expand(batch, frames, kept)
     return Conditions(
-        source=latents(batch) if branch != "u" else None,
+        source=latents(batch, phases=adapter.source_density**2) if branch != "u" else None,
         driving=latents(batch, frames) if driven else None,
         driving_index=index,
         history=latents(batch, stage.history) if branch == "p" and stage.history else None,

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from ..errors import MediaError, UserError
+from ..model.phases import DENSITIES
 from ..signals.images import load_image
 from ..signals.video import VideoReader
 from .augment import DriverChanges
@@ -52,6 +53,9 @@ class DataConfig:
     crop_scale: float = 1.9  # side of the crop / size of the face; the adapter must be told the same
     frames: int = 19
     sources: int = 3
+    source_density: int = (
+        1  # shifts of less than a latent at which sources are encoded (`model.phases`); as the adapter's
+    )
     clips_per_shard: int = 40
     pair_share: float = 0.5  # samples from pairs made elsewhere, if there are any
     clip_share: float = 0.25  # of the rest: self-driven samples from real or generated clips; the others are rendered
@@ -69,6 +73,8 @@ class DataConfig:
             raise UserError(f"size must be a multiple of 8, got {self.size}")
         if self.crop_scale <= 0:
             raise UserError(f"crop_scale must be above 0, got {self.crop_scale}")
+        if self.source_density not in DENSITIES:
+            raise UserError(f"source_density must be one of {DENSITIES}, got {self.source_density}")
         if self.frames < 1 or self.sources < 1 or self.clips_per_shard < 1:
             raise UserError("frames, sources and clips_per_shard must be at least 1")
         for name in SHARES:

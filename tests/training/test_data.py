@@ -9,9 +9,12 @@ pytest.importorskip("numba")
 
 from svdp.errors import UserError
 from svdp.training.clips import uncut_runs
+from svdp.training.config import DataSettings
 from svdp.training.data import build, encode_pictures, inspect, load_encoder, shard_path
+from svdp.training.dataset import LatentClips
 from svdp.training.materials import DataConfig, Material, list_media, load_data_config, read_frames
 from svdp.training.pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, pool_masks
+from svdp.training.schedule import rng
 from svdp.training.shards import describe_shards, load_shards, read_shard, write_shard
 
 
@@ -242,6 +245,21 @@ def test_build_is_reproducible_and_resumes(small_config, tmp_path):
     other = load_shards([shard_path(second / "train", 4, 0)])
     assert np.abs(other["target"][0].astype(float) - arrays["target"][0]).mean() > 0.05
     assert inspect(first).is_file()
+
+
+@pytest.mark.shared
+def test_dense_sources_hold_the_plain_ones_and_are_what_moved_pictures_give(small_config, tmp_path):
+    build(small_config, tmp_path / "plain", "train", 3, seed=3)
+    build(replace(small_config, source_density=2), tmp_path / "dense", "train", 3, seed=3)
+    plain, dense = (load_shards([shard_path(tmp_path / n / "train", 3, 0)]) for n in ("plain", "dense"))
+    assert dense["sources"].shape == (3, 2, 64, 8, 8)
+    np.testing.assert_array_equal(dense["target"], plain["target"])
+    np.testing.assert_allclose(dense["sources"][:, :, :16], plain["sources"], atol=0.1)  # bfloat16, other batches
+    across = np.abs(dense["sources"][:, :, 16:32].astype(float) - plain["sources"]).mean()
+    assert across > 0.2  # half a latent to the side is another encoding
+    clips = LatentClips.from_arrays(dense)
+    batch = clips.sample([rng(0, i) for i in range(8)], 2, 0, data=DataSettings(target_source=1.0, source_distance=1))
+    assert batch.source.shape == (8, 64, 8, 8)  # frames of the target cannot stand in for dense sources
 
 
 @pytest.mark.shared
