@@ -121,14 +121,14 @@ def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Plac
 
 
 def _source_tokens(host: Host, adapter: Adapter, source_BPCHW: Tensor) -> Tensor:
-    """Tokens (B, P * N, D) of the source at its P shifts, each between the places of the unshifted one."""
+    """Tokens (B * P, N, D) of the source at its P shifts, each between the places of the unshifted one."""
     base, density = host.architecture, adapter.config.source_density
     parts = []
     for phase, (down, right) in zip(source_BPCHW.unbind(1), phase_shifts(density), strict=True):
         shift = (down / (base.patch * host.coarse), right / (base.patch * host.coarse))
         x = host.embed(phase)
         parts.append(x + _positions(host, phase, "left", shift).to(x) + adapter.role("source").to(x))
-    return torch.cat(parts, 1)
+    return torch.stack(parts, 1).flatten(0, 1)
 
 
 def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams:
@@ -139,10 +139,14 @@ def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams
     aligned = None
     if adapter.source_proj is not None:
         aligned = adapter.source_proj(patchify(phases.flatten(1, 2), host.architecture.patch))
+    count = phases.shape[1]
     if adapter.config.conditioning == "joint":
+        tokens = rearrange(tokens, "(b p) n d -> b (p n) d", p=count)
         return Streams(source_tokens=tokens, aligned_source=aligned)
     vec0 = _clean_modulation(host, adapter, tokens)
-    return Streams(source=_stream_key_values(host, tokens, vec0), aligned_source=aligned)
+    kept = _stream_key_values(host, tokens, vec0)  # each phase attends to itself: it is a whole picture
+    together = [tuple(rearrange(t, "(b p) h n d -> b h (p n) d", p=count) for t in pair) for pair in kept]
+    return Streams(source=cast(list[KeyValue], together), aligned_source=aligned)
 
 
 def prefill_driving(host: Host, adapter: Adapter, conditions: Conditions) -> Streams:

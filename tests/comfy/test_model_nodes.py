@@ -88,7 +88,7 @@ def test_open_weights_and_shift_are_the_adapters_own(chain, own):
 
 def test_signals_are_latents_with_their_regions(chain):
     signals = chain["signals"]
-    assert signals.driving.shape == (FRAMES, 16, 8, 8) and signals.source.shape == (1, 16, 8, 8)
+    assert signals.driving.shape == (FRAMES, 16, 8, 8) and signals.source.shape == (1, 4 * 16, 8, 8)
     assert signals.masks.shape == (FRAMES, 3, 8, 8)
     assert signals.masks[:, 0, 2:4, 2:6].eq(1).all() and signals.masks[:, 1:].eq(0).all()
     assert chain["empty"]["samples"].shape == signals.driving.shape
