@@ -26,7 +26,7 @@ from svdp.training.config import TrainConfig, load_config, with_overrides
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 VARIANTS = (
     "mini", "mini-joint", "mini-factorised", "mini-nohistory", "mini-selfdriven", "mini-tokens", "mini-aligned",
-    "mini-sourcetokens",
+    "mini-alignedsource",
 )  # fmt: skip
 COLUMNS = {
     "steps": "steps", "seconds": "s/step", "loss/d": "error d", "loss/p": "error p", "gap/driver/inside": "gap driver",
