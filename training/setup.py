@@ -184,6 +184,7 @@ def _description(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     settings = {k: v for k, v in config.to_json().items() if k not in ("adapter", "watch", "info")}
     settings["data"] = {k: v for k, v in settings["data"].items() if k != "root"}  # a path of the machine
     settings["base"] = {**settings["base"], "path": Path(config.base.path).name}
+    settings["start"] = Path(config.start).name
     return {"step": progress.step, "minutes": round(progress.seconds / 60, 1), "by": _version(), "settings": settings}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import signal
@@ -67,6 +68,8 @@ def test_starts_from_weights_of_an_earlier_run(shards: Path, tmp_path: Path) -> 
     base = load_transformer(first / "base.safetensors").state_dict()
     assert_same(dict(denoiser.transformer.state_dict()), dict(base))
     assert all(p.requires_grad for p in denoiser.parameters())
+    told = load_adapter(train(parse_config(table), tmp_path / "told").weights / "adapter.safetensors").info["training"]
+    assert told["settings"]["start"] == "adapter.safetensors" and str(tmp_path) not in json.dumps(told)
     table["adapter"] = {**table["adapter"], "conditioning": "joint"}
     with pytest.raises(AdapterMismatchError, match="conditioning 'cached' instead of 'joint'"):
         Trainer(parse_config(table), tmp_path / "third")
