@@ -1,18 +1,28 @@
 """Train the variants of the small model at equal budget, one after another, and put what they learnt side by side.
 
     python bench/ablation.py runs/ablation --data data --minutes 60            # all
-    python bench/ablation.py runs/ablation --data data --steps 2000 mini mini-joint
+    python bench/ablation.py runs/ablation --data data --steps 2000 mini mini@2 mini-joint
+    python bench/ablation.py runs/ablation --minutes 8 --curriculum bench/ablation_curriculum.toml --real \\
+        bench/ablation_runs.toml --media MEDIA
 
 `--data` is the folder that holds the shards' folders (mini, mini-selfdriven), as the configurations call them; variants
-without shards are left out, and named. A stopped run goes on where it was; finished ones are only measured again. The
-table, in OUT/ablation.md and .json, has for each variant the held-out error of the velocity by branch, the use gaps
-(how much worse with another clip's driver, source, history; near zero: ignored), PSNR of sampled clips against the true
-frames, and the time of a step. All are measured alike: the same held-out clips, noise, and windows.
+without shards are left out, and named. `NAME@SEED` trains a variant with another seed: what differs then is noise.
+A stopped run goes on where it was; finished ones are only measured again. The table, in OUT/ablation.md and .json, has
+for each variant
+
+- the time of a step, the held-out error of the velocity by branch, and the use gaps (how much worse with another
+  clip's driver, source, history; near zero: ignored);
+- of held-out rendered clips that are sampled: PSNR to the true frames, correlation of yaw and mouth with the driver;
+- of real pairs (`--real`, a list of `svdp evaluate`): the same correlations, similarity of identity to source and
+  driver (a leak of the driver's looks shows there), and the share of frames in which a face is found.
+
+All are measured alike: the same clips, noise, windows, and sampling.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 from dataclasses import replace
@@ -21,31 +31,38 @@ from typing import Any
 
 import typer
 from svdp.errors import UserError
-from svdp.training.config import TrainConfig, load_config, with_overrides
+from svdp.training.config import TrainConfig, parse_config, with_overrides
+from svdp.training.tables import merged, read_toml
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 VARIANTS = (
-    "mini", "mini-joint", "mini-factorised", "mini-nohistory", "mini-selfdriven", "mini-tokens", "mini-aligned",
-    "mini-alignedsource",
+    "mini", "mini@12", "mini-joint", "mini-factorised", "mini-nohistory", "mini-selfdriven", "mini-tokens",
+    "mini-aligned", "mini-tokensource",
 )  # fmt: skip
 COLUMNS = {
     "steps": "steps", "seconds": "s/step", "loss/d": "error d", "loss/p": "error p", "gap/driver/inside": "gap driver",
-    "gap/source/outside": "gap source", "gap/history/outside": "gap history", "psnr": "PSNR dB",
+    "gap/source/outside": "gap source", "gap/history/outside": "gap history", "heldout/psnr": "PSNR dB",
+    "heldout/yaw": "yaw", "heldout/mouth_open": "mouth", "real/yaw": "real: yaw", "real/mouth_open": "real: mouth",
+    "real/csim_source": "real: CSIM source", "real/csim_driver": "real: CSIM driver", "real/faces": "real: faces",
 }  # fmt: skip
+DIGITS = {"steps": 0, "seconds": 2, "heldout/psnr": 1}  # of the table; else 3 of errors and gaps, 2 of sampled results
+SAMPLING = {"steps": 8, "solver": "dpmpp_2m", "fusion-source": 1, "fusion-driving": 2, "fusion-history": 2}
 
 
 def main() -> None:
     """Train, measure, write the table."""
     options = parse()
     rows: dict[str, dict[str, float]] = {}
-    for file in options.variants or VARIANTS:
-        config, name = configuration(file, options), Path(file).stem
+    for name in options.variants or VARIANTS:
+        file, _, seed = name.partition("@")
+        config, out = configuration(name, options), options.out / "@".join([Path(file).stem, *([seed] if seed else [])])
         try:
-            run_apart(train_variant, config, options.out / name)
-            rows[name] = run_apart(measure_variant, config, options.out / name)
+            run_apart(train_variant, config, out)
+            rows[out.name] = run_apart(measure_variant, config, out)
         except UserError as error:
             typer.echo(f"{name} left out: {error}")
             continue
+        rows[out.name] |= sampled(config, options, out)
         options.out.joinpath("ablation.json").write_text(json.dumps(rows, indent=1))
         options.out.joinpath("ablation.md").write_text(table(rows) + "\n")
     typer.echo(table(rows))
@@ -59,7 +76,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the folders of shards")
     parser.add_argument("--minutes", type=float, help="of training, for each variant")
     parser.add_argument("--steps", type=int, help="updates, for each variant")
-    parser.add_argument("--clips", type=int, default=16, help="held-out clips to measure with")
+    parser.add_argument("--clips", type=int, default=16, help="held-out clips to measure with; half are sampled")
+    parser.add_argument("--curriculum", type=Path, help="TOML file whose stages take the place of the variants' own")
+    parser.add_argument("--real", type=Path, help="list of real pairs to animate, as of svdp evaluate")
+    parser.add_argument("--media", type=Path, help="folder at which the list's paths start")
+    parser.add_argument("--embedder", default="auto", help="identity by: see svdp evaluate")
     options = parser.parse_intermixed_args()
     if options.minutes is None and options.steps is None:
         parser.error("give the budget of each variant: --minutes or --steps")
@@ -68,12 +89,19 @@ def parse() -> argparse.Namespace:
 
 
 def configuration(name: str, options: argparse.Namespace) -> TrainConfig:
-    """The variant on this machine's shards with the common budget."""
-    config = load_config(name if name.endswith(".toml") else CONFIGS / f"{name}.toml")
-    root = str(options.data / Path(config.data.root).name)
-    config = with_overrides(config, data=root, minutes=options.minutes, steps=options.steps)
-    few = min(options.clips, 8)
-    watch = replace(config.watch, probe_clips=options.clips, grid_clips=few, grid_minutes=0.0, grid_video=False)
+    """The variant on this machine's shards with the common budget and curriculum."""
+    file, _, seed = name.partition("@")
+    path = Path(file) if file.endswith(".toml") else CONFIGS / f"{file}.toml"
+    settings = {"name": path.stem, **read_toml(path)}
+    if options.curriculum:
+        settings = merged(settings, read_toml(options.curriculum))
+    if seed:
+        settings["seed"] = int(seed)
+    config = parse_config(settings, str(path))
+    config = with_overrides(
+        config, data=str(options.data / Path(config.data.root).name), minutes=options.minutes, steps=options.steps
+    )
+    watch = replace(config.watch, probe_every=10**9, probe_clips=options.clips, grid_minutes=0.0)
     return replace(config, watch=watch)
 
 
@@ -91,25 +119,53 @@ def train_variant(config: TrainConfig, out: Path) -> None:
 
 
 def measure_variant(config: TrainConfig, out: Path) -> dict[str, float]:
-    """Held-out errors, use gaps, PSNR and time of a step of the averaged weights at the end."""
-    import torch
+    """Held-out errors, use gaps and time of a step of the averaged weights at the end."""
     from svdp.model.adapter import load_adapter
     from svdp.model.hosts.diffusers import Denoiser, load_transformer
-    from svdp.training.grids import SampleGrid
     from svdp.training.monitor import UseGaps
     from svdp.training.setup import load_clips
 
     file = load_adapter(out / "weights" / "adapter.safetensors")
     denoiser = Denoiser(load_transformer(out / "weights" / "base.safetensors"), file.adapter).train(False)
-    heldout, stage = load_clips(config)[1], config.stages[-1]
-    gaps = UseGaps(heldout, config.watch.probe_clips, seed=0, chunk=4)
+    stage = config.stages[-1]
+    gaps = UseGaps(load_clips(config)[1], config.watch.probe_clips, seed=0, chunk=4)
     values = gaps.measure(denoiser, stage.frames, stage.history)
-    grid = SampleGrid(config, heldout, out / "samples")
-    if grid.possible:
-        with torch.no_grad():
-            values["psnr"] = grid.draw(denoiser, stage, file.info["training"]["step"])[1]
     steps, minutes = (file.info["training"][k] for k in ("step", "minutes"))
     return {**values, "steps": steps, "seconds": 60 * minutes / max(steps, 1)}
+
+
+def sampled(config: TrainConfig, options: argparse.Namespace, out: Path) -> dict[str, float]:
+    """What `svdp evaluate` says of sampled held-out clips and of real pairs; nothing where it finds no face."""
+    if not config.watch.autoencoder:
+        return {}
+    shards = (Path(config.data.root) / config.data.heldout[0]).parent
+    clips = str(max(1, options.clips // 2))
+    runs = {"heldout": ["--shards", str(shards), "--provider", "rendered", "--clips", clips]}
+    if options.real:
+        runs["real"] = [str(options.real), "--overwrite"]
+        runs["real"] += ["--media", str(options.media)] if options.media else []
+    common = ["--autoencoder", config.watch.autoencoder, "--embedder", options.embedder]
+    for name in ("base", "adapter"):
+        common += [f"--{name}", str(out / "weights" / f"{name}.safetensors")]
+    for name, value in SAMPLING.items():
+        common += [f"--{name}", str(value)]
+    values = {}
+    for kind, arguments in runs.items():
+        results = out / kind / "results.json"
+        results.unlink(missing_ok=True)
+        run_apart(evaluate, [*arguments, *common, "--out", str(out / kind)])
+        if results.is_file():
+            median = json.loads(results.read_text())["median"]
+            values |= {f"{kind}/{key}": value for key, value in median.items() if value is not None}
+    return values
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`svdp evaluate` with these arguments, whether it meets its bars or not."""
+    from svdp.cli.app import run
+
+    with contextlib.suppress(SystemExit):
+        run(["evaluate", *arguments])
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -122,9 +178,8 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def _cell(key: str, values: dict[str, float]) -> str:
-    if key not in values:
-        return "-"
-    return f"{values[key]:.0f}" if key == "steps" else f"{values[key]:.{2 if key in ('seconds', 'psnr') else 3}f}"
+    digits = DIGITS.get(key, 2 if "/" in key and key.split("/")[0] in ("heldout", "real") else 3)
+    return f"{values[key]:.{digits}f}" if key in values else "-"
 
 
 if __name__ == "__main__":

@@ -104,7 +104,9 @@ def test_the_nine_real_runs_are_there(root: Path, shared_dir: Path):
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("name", "count"), [("real_pairs", 20), ("self_runs", 6), ("long_runs", 3)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("real_pairs", 20), ("self_runs", 6), ("long_runs", 3), ("ablation_runs", 3)]
+)
 def test_the_other_real_runs_are_there(root: Path, shared_dir: Path, name: str, count: int):
     manifest = read_pairs(root / "bench" / f"{name}.toml", [column.key for column in COLUMNS], shared_dir)
     assert len(manifest.pairs) == count

@@ -47,9 +47,19 @@ def test_operations_grow_with_the_batch_and_memory_with_what_is_trained() -> Non
 
 @pytest.mark.parametrize(
     "name",
-    ["mini", "mini-joint", "mini-factorised", "mini-nohistory", "mini-selfdriven", "mini-tokens", "mini-aligned"],
+    [
+        "mini",
+        "mini-joint",
+        "mini-factorised",
+        "mini-nohistory",
+        "mini-selfdriven",
+        "mini-tokens",
+        "mini-aligned",
+        "mini-tokensource",
+        "mini-densesource",
+    ],
 )
-def test_variants_differ_from_the_bundled_model_in_one_thing(root: Path, name: str) -> None:
+def test_variants_differ_from_the_small_model_in_one_thing(root: Path, name: str) -> None:
     mini, variant = (load_config(root / "configs" / f"{n}.toml") for n in ("mini", name))
     same = {"seed", "optim", "loss", "minutes", "base", "precision", "lora", "watch"}
     assert all(variant.to_json()[k] == mini.to_json()[k] for k in same)
@@ -57,10 +67,11 @@ def test_variants_differ_from_the_bundled_model_in_one_thing(root: Path, name: s
     changed = {k for k, v in variant.adapter.to_json().items() if v != mini.adapter.to_json()[k]}
     expected = {
         "mini-joint": {"conditioning"}, "mini-factorised": {"video_scope"}, "mini-nohistory": {"num_history"},
-        "mini-tokens": {"driving"}, "mini-aligned": {"driving"},
+        "mini-tokens": {"driving"}, "mini-aligned": {"driving"}, "mini-tokensource": {"source"},
+        "mini-densesource": {"source_density"},
     }  # fmt: skip
     assert changed == expected.get(name, set())
-    assert (variant.data != mini.data) == (name == "mini-selfdriven")
+    assert (variant.data != mini.data) == (name in ("mini-selfdriven", "mini-densesource"))
 
 
 def test_full_size_configurations_are_valid(root: Path) -> None:

@@ -1,0 +1,76 @@
+"""The comparisons in `bench/`: the ablation runs through with a tiny model, the learning curve finds a known one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from .conftest import tiny_table
+from .test_loop import _toml
+
+
+@pytest.fixture
+def bench(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """A script of `bench/` as a module."""
+    monkeypatch.syspath_prepend(str(root / "bench"))
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, root / "bench" / f"{name}.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_every_variant_has_the_common_budget_and_curriculum(bench, root: Path) -> None:
+    ablation = bench("ablation")
+    options = Namespace(curriculum=root / "bench" / "ablation_curriculum.toml", data=Path("/there"), minutes=8.0)
+    options.steps, options.clips = None, 16
+    found = {name: ablation.configuration(name, options) for name in ablation.VARIANTS}
+    assert {c.minutes for c in found.values()} == {8.0} and {c.steps for c in found.values()} == {0}
+    assert {c.stages for n, c in found.items() if n != "mini-nohistory"} == {found["mini"].stages}
+    assert found["mini"].stages[0].coarse == 2 and found["mini-nohistory"].stages[-1].history == 0
+    assert (found["mini"].seed, found["mini@12"].seed, found["mini@12"].name) == (11, 12, "mini")
+    assert {c.data.root for c in found.values()} == {"/there/mini", "/there/mini-selfdriven"}
+    assert found["mini@12"].adapter == found["mini"].adapter
+    forms = [c.adapter for n, c in found.items() if n not in ("mini", "mini@12", "mini-selfdriven")]
+    assert len(set(forms)) == len(forms) and found["mini"].adapter not in forms
+
+
+def test_the_ablation_runs_through(shards: Path, root: Path, tmp_path: Path) -> None:
+    config = tmp_path / "tiny.toml"
+    config.write_text(_toml(tiny_table(shards)))
+    command = [sys.executable, str(root / "bench" / "ablation.py"), str(tmp_path / "out"), str(config), f"{config}@4"]
+    command += ["--data", str(shards.parent), "--steps", "2", "--clips", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root.parent, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert list(rows) == ["tiny", "tiny@4"] and {row["steps"] for row in rows.values()} == {2}
+    assert rows["tiny"]["loss/d"] != rows["tiny@4"]["loss/d"]
+    lines = (tmp_path / "out" / "ablation.md").read_text().splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| tiny | 2 |")
+
+
+def test_a_known_power_law_is_found_and_what_does_not_rise_never_arrives(bench) -> None:
+    curve = bench("learning_curve")
+    minutes = (50.0, 80.0, 120.0, 200.0)
+    points = [
+        {"minutes": t, "mouth_open": 1 - 2 * t**-0.4, "psnr": 10 + 4 * math.log10(t), "yaw": 0.3} for t in minutes
+    ]
+    mouth = curve.reach(points, "mouth_open", 0.9)
+    assert mouth["minutes"] == pytest.approx((2 / 0.1) ** (1 / 0.4), rel=1e-6)
+    assert mouth["low"] == pytest.approx(mouth["minutes"], rel=1e-6)
+    assert curve.reach(points, "psnr", 22.0)["minutes"] == pytest.approx(1000.0, rel=1e-6)
+    assert curve.reach(points, "yaw", 0.95)["minutes"] is None
