@@ -212,7 +212,7 @@ def _conditions(
 
 def _operations(model: Denoiser, stage: StageSettings, frames: int = 0, batch: int = 0) -> float:
     """Floating-point operations of a forward and backward pass of a model on the meta device."""
-    _attend_by(model, _plain_attention)
+    _attend_by(model, plain_attention)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         _random_pass(model, stage, frames, batch).backward()
     model.zero_grad(set_to_none=True)
@@ -221,7 +221,7 @@ def _operations(model: Denoiser, stage: StageSettings, frames: int = 0, batch: i
 
 def _activations(model: Denoiser, stage: StageSettings) -> int:
     """Bytes at the peak of a pass, weights and their gradients not counted."""
-    _attend_by(model, _fused_attention)
+    _attend_by(model, fused_attention)
     trained = [p for p in model.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in trained]
     with torch.device("meta"), LiveBytes(model) as live:
@@ -244,11 +244,11 @@ def _joined(out: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _joined((q @ k.transpose(-1, -2)).softmax(-1) @ v)
 
 
-def _fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One that keeps no scores, as the kernels of GPUs; the meta device itself would take the plain one."""
     return _joined(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0])
 

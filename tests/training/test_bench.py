@@ -9,10 +9,13 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from svdp.training.config import parse_config
+from svdp.training.estimate import build
 
 from .conftest import tiny_table
 from .test_loop import _toml
@@ -74,3 +77,17 @@ def test_a_known_power_law_is_found_and_what_does_not_rise_never_arrives(bench) 
     assert mouth["low"] == pytest.approx(mouth["minutes"], rel=1e-6)
     assert curve.reach(points, "psnr", 22.0)["minutes"] == pytest.approx(1000.0, rel=1e-6)
     assert curve.reach(points, "yaw", 0.95)["minutes"] is None
+
+
+def test_sampling_is_counted_without_a_device_and_timed_with_one(bench, shards: Path) -> None:
+    sampling = bench("sampling")
+    table = tiny_table(shards, adapter={"gate": "open", "video_head_dim": 8, "segment_length": 4, "num_history": 2})
+    config = parse_config({**table, "adapter": {**table["adapter"], "resolution": 64}})
+    assert sampling.row(config, Namespace(device=None))[4:] == ["-"] * 4
+    counted = sampling.count(config)
+    assert counted.weights == 2 * sum(p.numel() for p in build(config).parameters())
+    longer = sampling.count(replace(config, adapter=replace(config.adapter, segment_length=8)))
+    assert longer.weights == counted.weights
+    assert 1.5 < longer.beside / counted.beside < 3 and 1.5 < longer.operations / counted.operations < 3
+    device, once, step, peak = sampling.row(config, Namespace(device="cpu", steps=1))[4:]
+    assert device.startswith("cpu") and float(once) >= 0 and float(step) >= 0 and peak == "-"
