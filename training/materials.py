@@ -23,7 +23,7 @@ VIDEO_SUFFIXES = (".mp4", ".mpg", ".mov", ".webm", ".mkv", ".avi")
 MOVING_SUFFIXES = (".webp", ".gif", ".png")
 SHARES = (
     "pair_share", "clip_share", "cross_share", "plain_share", "swap_share", "reshape_share", "paint_share",
-    "replay_share",
+    "reframe_share", "replay_share",
 )  # fmt: skip
 
 
@@ -65,6 +65,7 @@ class DataConfig:
     swap_share: float = 0.3  # rendered pairs: the face of one photo in the surroundings of another
     reshape_share: float = 0.4  # rendered pairs: target with a changed head shape
     paint_share: float = 0.0  # rendered pairs: target with soft random colours all over
+    reframe_share: float = 0.0  # rendered pairs: sources in frames of their own, not in the target's as at inference
     replay_share: float = 0.5  # rendered pairs: motion of a tracked clip instead of invented motion
     driver: DriverChanges = field(default_factory=DriverChanges)  # the table [driver]
 

@@ -10,10 +10,11 @@ pytest.importorskip("numba")
 from svdp.errors import UserError
 from svdp.training.clips import uncut_runs
 from svdp.training.config import DataSettings
-from svdp.training.data import build, encode_pictures, inspect, load_encoder, shard_path
+from svdp.training.data import build, encode_pictures, inspect, load_encoder, make_clip, shard_path
 from svdp.training.dataset import LatentClips
 from svdp.training.materials import DataConfig, Material, list_media, load_data_config, read_frames
 from svdp.training.pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, pool_masks
+from svdp.training.providers import open_providers
 from svdp.training.schedule import rng
 from svdp.training.shards import describe_shards, load_shards, read_shard, write_shard
 
@@ -245,6 +246,21 @@ def test_build_is_reproducible_and_resumes(small_config, tmp_path):
     other = load_shards([shard_path(second / "train", 4, 0)])
     assert np.abs(other["target"][0].astype(float) - arrays["target"][0]).mean() > 0.05
     assert inspect(first).is_file()
+
+
+@pytest.mark.shared
+def test_sources_lie_in_the_targets_own_frame_unless_told_otherwise(small_config):
+    """At inference the result is painted into the source's square: a background that rests lies where it lay."""
+    from svdp.training.cast import gather
+
+    apart = {}
+    for share in (0.0, 1.0):
+        config = replace(small_config, clip_share=0.0, plain_share=1.0, reframe_share=share)
+        providers = open_providers(config, gather(config, "train"), "train")
+        clips = [make_clip(providers, "train", 3, n) for n in range(6)]
+        corners = [np.abs(c.sources[:, None, 0, 0].astype(float) - c.target[:, 0, 0]) for c in clips]
+        apart[share] = float(np.median(corners))
+    assert apart[0.0] == 0 < apart[1.0]
 
 
 @pytest.mark.shared
