@@ -1,12 +1,13 @@
 """How a model got better with training, and how much more training the bars of `bench/heldout.toml` would take.
 
-    python bench/learning_curve.py runs/curve runs/mini/kept/* --shards data/mini/heldout --clips 8 --before 63
+    python bench/learning_curve.py runs/curve runs/mini/kept/* --shards data/mini/heldout --clips 8
+    python bench/learning_curve.py runs/curve runs/a/weights=60 runs/b/weights=190 --shards data/mini/heldout
 
-Each folder holds weights of one training at another time (`weights` of a run, copied now and then). All are measured
-alike: held-out clips are sampled as `svdp evaluate --shards` does. OUT/curve.md and .json have the numbers against the
-minutes of training (`--before`: those of the runs that the training was started from), and for each bar the minutes at
-which a power law of its shortfall (1 - correlation; for PSNR the mean squared error) would reach it. That is an
-extrapolation, and a range goes with it: the same from draws of the points with replacement.
+Each folder holds weights of one training at another time (`weights` of a run, copied now and then), with the minutes of
+training if they are others than the weights say (those of the runs before it, several cores). All are measured alike:
+held-out clips are sampled as `svdp evaluate --shards` does. OUT/curve.md and .json have the numbers by minutes,
+and for each bar the minutes at which a power law of its shortfall (1 - correlation; for PSNR the mean squared error)
+would reach it. That is an extrapolation, and a range goes with it: the same from draws of the points with replacement.
 """
 
 from __future__ import annotations
@@ -41,18 +42,21 @@ def parse() -> argparse.Namespace:
     """Options of the script."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="folder for the results")
-    parser.add_argument("weights", type=Path, nargs="+", help="folders with base.safetensors and adapter.safetensors")
+    parser.add_argument(
+        "weights", nargs="+", help="folders with base and adapter.safetensors: FOLDER or FOLDER=MINUTES"
+    )
     parser.add_argument("--shards", type=Path, required=True, help="held-out shards")
     parser.add_argument("--clips", type=int, default=8, help="rendered clips to sample")
-    parser.add_argument("--before", type=float, default=0.0, help="minutes of the trainings before this one")
     parser.add_argument("--autoencoder", default="assets/vae/mini_autoencoder.safetensors")
     parser.add_argument("--sampling", default="", help="further options of svdp evaluate, in one string")
     return parser.parse_intermixed_args()
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measure(weights: str, options: argparse.Namespace) -> dict[str, Any]:
     """Minutes of training of these weights and the medians of their sampled clips; kept ones are not measured again."""
-    results = options.out / folder.name / "results.json"
+    name, _, given = weights.partition("=")
+    folder = Path(name)
+    results = options.out / "-".join(folder.parts[-2:]) / "results.json"
     files = [f"--{name}={folder / name}.safetensors" for name in ("base", "adapter")]
     chosen = [
         f"--shards={options.shards}",
@@ -63,7 +67,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if not results.is_file():
         run_apart(evaluate, [*files, *chosen, f"--autoencoder={options.autoencoder}", *options.sampling.split()])
     run = json.loads(results.read_text())
-    return {"minutes": options.before + run_apart(minutes_of, folder), **{k: run["median"].get(k) for k in SHOWN}}
+    minutes = float(given) if given else run_apart(minutes_of, folder)
+    return {"minutes": minutes, **{key: run["median"].get(key) for key in SHOWN}}
 
 
 def minutes_of(folder: Path) -> float:
