@@ -133,6 +133,18 @@ def test_valid_for_comfy_cli(server, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_comfy_clis_validator_accepts_the_twin(server, name, tmp_path):
+    """`comfy workflow validate`: node types, input shapes, names of files, wiring."""
+    pytest.importorskip("comfy_cli")
+    (tmp_path / "prompt.json").write_text(json.dumps(prompt_of(name)), encoding="utf-8")
+    (tmp_path / "nodes.json").write_text(json.dumps(server.ask("/object_info")), encoding="utf-8")
+    command = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", "workflow", "validate"]
+    command += ["--workflow", str(tmp_path / "prompt.json"), "--input", str(tmp_path / "nodes.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_runs_to_the_end(server, name):
     frames = 18 if name in ("1-first-try", "7-evaluate") else FRAMES
     if name in NEEDS_DOWNLOADS:  # valid, but the stand-in has no autoencoder to run it with
