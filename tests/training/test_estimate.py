@@ -74,6 +74,14 @@ def test_variants_differ_from_the_small_model_in_one_thing(root: Path, name: str
     assert (variant.data != mini.data) == (name in ("mini-selfdriven", "mini-densesource"))
 
 
+def test_the_second_part_can_start_from_the_first(root: Path) -> None:
+    first, then, mini = (load_config(root / "configs" / f"mini{n}.toml") for n in ("-first", "-then", ""))
+    assert first.adapter == then.adapter == mini.adapter and first.base == then.base == mini.base
+    assert first.data.root == "data/mini-selfdriven" and then.data.root == "data/mini"
+    assert first.stages[0].coarse == 2 and not any(s.history for s in first.stages)
+    assert then.stages[-1].frames == then.adapter.segment_length and then.stages[-1].history == 3
+
+
 def test_full_size_configurations_are_valid(root: Path) -> None:
     small, full = (load_config(root / "configs" / f"{n}.toml") for n in ("sd35m", "sd35m-full"))
     assert not small.base.train and small.lora.rank and full.base.train and full.sharding == "fsdp"
