@@ -54,8 +54,7 @@ def main() -> None:
     options = parse()
     rows: dict[str, dict[str, float]] = {}
     for name in options.variants or VARIANTS:
-        file, _, seed = name.partition("@")
-        config, out = configuration(name, options), options.out / "@".join([Path(file).stem, *([seed] if seed else [])])
+        config, out = configuration(name, options), options.out / name.rpartition("/")[2].replace(".toml", "")
         try:
             run_apart(train_variant, config, out)
             rows[out.name] = run_apart(measure_variant, config, out)
@@ -151,17 +150,21 @@ def sampled(config: TrainConfig, options: argparse.Namespace, out: Path) -> dict
         common += [f"--{name}", str(value)]
     values = {}
     for kind, arguments in runs.items():
-        results = out / kind / "results.json"
-        results.unlink(missing_ok=True)
-        run_apart(evaluate, [*arguments, *common, "--out", str(out / kind)])
-        if results.is_file():
-            median = json.loads(results.read_text())["median"]
-            values |= {f"{kind}/{key}": value for key, value in median.items() if value is not None}
+        found = medians([*arguments, *common], out / kind)
+        values |= {f"{kind}/{key}": value for key, value in found.items() if value is not None}
     return values
 
 
+def medians(arguments: list[str], out: Path) -> dict[str, float | None]:
+    """The medians of `svdp evaluate` with these arguments, whether it meets its bars or not; none if it fails."""
+    results = out / "results.json"
+    results.unlink(missing_ok=True)
+    run_apart(evaluate, [*arguments, "--out", str(out)])
+    return json.loads(results.read_text())["median"] if results.is_file() else {}
+
+
 def evaluate(arguments: list[str]) -> None:
-    """`svdp evaluate` with these arguments, whether it meets its bars or not."""
+    """`svdp evaluate`, without its exit."""
     from svdp.cli.app import run
 
     with contextlib.suppress(SystemExit):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import typer
-from ablation import evaluate, run_apart
+from ablation import medians, run_apart
 
 BARS = {"psnr": 22.0, "ssim": 0.75, "yaw": 0.95, "pitch": 0.95, "mouth_open": 0.9, "blink": 0.7}
 SHOWN = (*BARS, "csim_source", "seam")
@@ -53,22 +53,15 @@ def parse() -> argparse.Namespace:
 
 
 def measure(weights: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Minutes of training of these weights and the medians of their sampled clips; kept ones are not measured again."""
+    """Minutes of training of these weights and the medians of their sampled clips; None where no face is found."""
     name, _, given = weights.partition("=")
     folder = Path(name)
-    results = options.out / "-".join(folder.parts[-2:]) / "results.json"
-    files = [f"--{name}={folder / name}.safetensors" for name in ("base", "adapter")]
-    chosen = [
-        f"--shards={options.shards}",
-        "--provider=rendered",
-        f"--clips={options.clips}",
-        f"--out={results.parent}",
-    ]
-    if not results.is_file():
-        run_apart(evaluate, [*files, *chosen, f"--autoencoder={options.autoencoder}", *options.sampling.split()])
-    run = json.loads(results.read_text())
+    arguments = [f"--{part}={folder / part}.safetensors" for part in ("base", "adapter")]
+    arguments += [f"--shards={options.shards}", "--provider=rendered", f"--clips={options.clips}"]
+    arguments += [f"--autoencoder={options.autoencoder}", *options.sampling.split()]
+    found = medians(arguments, options.out / "-".join(folder.parts[-2:]))
     minutes = float(given) if given else run_apart(minutes_of, folder)
-    return {"minutes": minutes, **{key: run["median"].get(key) for key in SHOWN}}
+    return {"minutes": minutes, **{key: found.get(key) for key in SHOWN}}
 
 
 def minutes_of(folder: Path) -> float:
@@ -89,6 +82,8 @@ def reach(points: list[dict[str, Any]], key: str, bar: float) -> dict[str, float
     None where the law does not lead there: the number does not get better, or not in a million years.
     """
     known = [(p["minutes"], shortfall(key, p[key])) for p in points if p[key] is not None]
+    if not known:
+        return dict.fromkeys(("minutes", "low", "high"))
     x, y = np.log(np.array(known).T)
     rng = np.random.default_rng(0)
     draws = [_crossing(x[chosen], y[chosen], key, bar) for chosen in rng.integers(0, len(x), (DRAWS, len(x)))]

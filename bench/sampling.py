@@ -22,9 +22,9 @@ import torch
 import typer
 from svdp.model.fusion import BRANCHES
 from svdp.model.hosts.diffusers import Denoiser
-from svdp.model.streams import Conditions
+from svdp.model.streams import Streams
 from svdp.training.config import TrainConfig, load_config
-from svdp.training.estimate import KEPT_TOKENS, LiveBytes, build, fused_attention, plain_attention
+from svdp.training.estimate import LiveBytes, attend_by, build, fused_attention, plain_attention, random_conditions
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -102,7 +102,7 @@ def timed(config: TrainConfig, options: argparse.Namespace) -> list[str]:
     name = torch.cuda.get_device_name(device) if cuda else f"{options.device}, {torch.get_num_threads()} threads"
     steps = sorted(b - a for a, b in pairwise(marks[2:]))
     peak = f"{torch.cuda.max_memory_allocated(device) / GIB:.2f}" if cuda else "-"
-    return [name, f"{marks[1] - marks[0]:.2f}", f"{steps[len(steps) // 2]:.2f}", peak]
+    return [name, f"{marks[1] - marks[0]:.2g}", f"{steps[len(steps) // 2]:.2g}", peak]
 
 
 def clock(device: torch.device) -> float:
@@ -112,37 +112,24 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def prefilled(model: Denoiser, config: TrainConfig) -> tuple[object, Tensor]:
+def prefilled(model: Denoiser, config: TrainConfig) -> tuple[Streams, Tensor]:
     """The streams of random source, driver and history, and noise to start from."""
     adapter = config.adapter
-    size, tokens = adapter.resolution // 8, (adapter.resolution // (8 * adapter.base.patch)) ** 2
-    kept = min(tokens, -(-int(KEPT_TOKENS * tokens) // adapter.token_multiple) * adapter.token_multiple)
+    size = adapter.resolution // 8
 
     def latents(*lead: int, phases: int = 1) -> Tensor:
-        return torch.randn(1, *lead, phases * adapter.base.channels, size, size, dtype=torch.bfloat16)
+        return torch.randn(*lead, phases * adapter.base.channels, size, size, dtype=torch.bfloat16)
 
-    noise = latents(adapter.segment_length)
-    conditions = Conditions(
-        source=latents(phases=adapter.source_density**2),
-        driving=latents(adapter.segment_length),
-        driving_index=torch.arange(kept).expand(1, adapter.segment_length, kept) if adapter.uses_tokens else None,
-        history=latents(adapter.num_history) if adapter.num_history else None,
-    )
-    return model.prefill(conditions), noise
+    frames = adapter.segment_length
+    return model.prefill(random_conditions("p", adapter, latents, 1, frames, adapter.num_history)), latents(1, frames)
 
 
-def run_step(model: Denoiser, streams: object, noise: Tensor) -> None:
+def run_step(model: Denoiser, streams: Streams, noise: Tensor) -> None:
     """One step: every branch once."""
     sigma = torch.ones(1)
     for branch in BRANCHES:
         if branch != "p" or model.adapter.config.num_history:
             model(noise, sigma, streams=streams, branch=branch)
-
-
-def attend_by(model: Denoiser, kernel: object) -> None:
-    """Let attention be computed by `kernel`: the meta device's own keeps what no real device keeps."""
-    for block in model.host.blocks:
-        block.attend = kernel
 
 
 if __name__ == "__main__":

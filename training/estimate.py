@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import UserError
 from ..model.adapter import Adapter
 from ..model.attention import attend
+from ..model.config import AdapterConfig
 from ..model.flow import add_noise, velocity_target
 from ..model.fusion import BRANCHES, Branch
 from ..model.hosts.diffusers import Denoiser, build_transformer
@@ -188,31 +189,38 @@ def _random_pass(model: Denoiser, stage: StageSettings, frames: int = 0, batch: 
         return torch.randn(*lead, phases * base.channels, size, size, **like)
 
     target, noise, sigmas = latents(count, shown), latents(count, shown), torch.full((count,), 0.5, **like)
-    conditions = _conditions(dearest, adapter, latents, count, shown, stage)
+    conditions = random_conditions(dearest, adapter, latents, count, shown, stage.history, stage.coarse)
     velocity = model(add_noise(target, noise, sigmas), sigmas, conditions)
     return flow_loss(velocity, velocity_target(target, noise).float(), sigmas, None)[0]
 
 
-def _conditions(
-    branch: Branch, adapter: Any, latents: Callable[..., Tensor], batch: int, frames: int, stage: StageSettings
+def random_conditions(
+    branch: Branch,
+    adapter: AdapterConfig,
+    latents: Callable[..., Tensor],
+    batch: int,
+    frames: int,
+    history: int,
+    coarse: int = 1,
 ) -> Conditions:
+    """What a branch sees of `batch` clips of so many frames; `latents(*lead, phases=1)` makes random ones."""
     driven, index = branch in ("d", "p"), None
     device = latents(1).device
     if driven and adapter.uses_tokens:
-        tokens = (adapter.resolution // (8 * adapter.base.patch * stage.coarse)) ** 2
+        tokens = (adapter.resolution // (8 * adapter.base.patch * coarse)) ** 2
         kept = min(tokens, -(-int(KEPT_TOKENS * tokens) // adapter.token_multiple) * adapter.token_multiple)
         index = torch.arange(kept, device=device).expand(batch, frames, kept)
     return Conditions(
         source=latents(batch, phases=adapter.source_density**2) if branch != "u" else None,
         driving=latents(batch, frames) if driven else None,
         driving_index=index,
-        history=latents(batch, stage.history) if branch == "p" and stage.history else None,
+        history=latents(batch, history) if branch == "p" and history else None,
     )
 
 
 def _operations(model: Denoiser, stage: StageSettings, frames: int = 0, batch: int = 0) -> float:
     """Floating-point operations of a forward and backward pass of a model on the meta device."""
-    _attend_by(model, plain_attention)
+    attend_by(model, plain_attention)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         _random_pass(model, stage, frames, batch).backward()
     model.zero_grad(set_to_none=True)
@@ -221,7 +229,7 @@ def _operations(model: Denoiser, stage: StageSettings, frames: int = 0, batch: i
 
 def _activations(model: Denoiser, stage: StageSettings) -> int:
     """Bytes at the peak of a pass, weights and their gradients not counted."""
-    _attend_by(model, fused_attention)
+    attend_by(model, fused_attention)
     trained = [p for p in model.parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in trained]
     with torch.device("meta"), LiveBytes(model) as live:
@@ -235,7 +243,8 @@ def _drop_gradient(weight: Tensor) -> None:
     weight.grad = None
 
 
-def _attend_by(model: Denoiser, kernel: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+def attend_by(model: Denoiser, kernel: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Let the blocks compute attention by `kernel`: the meta device's own keeps what no real device keeps."""
     for block in model.host.blocks:
         cast(Any, block).attend = kernel
 
@@ -245,6 +254,7 @@ def _joined(out: Tensor) -> Tensor:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as matrix products, whose operations can be counted."""
     return _joined((q @ k.transpose(-1, -2)).softmax(-1) @ v)
 
 
@@ -281,7 +291,7 @@ def _timed_steps(
     optimiser, ema = _optimiser(model, config), Ema(model, config.optim.ema)
     worker = WorkingCopy(model) if config.precision == "bf16-weights" else None
     running = worker.module if worker is not None else model
-    _attend_by(running, attend)
+    attend_by(running, attend)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
