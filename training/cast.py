@@ -142,7 +142,7 @@ def load_pair(media: MediaFile, config: DataConfig) -> list[PairTake]:
     """The takes of a pair made elsewhere, from the cache or tracked now."""
     digests = [_digest(path) for path in parts_of(media.path).values()]
     path = Path(config.cache) / (
-        f"pair-{media.name}-{_short(*digests, config.size, config.crop_scale, config.frames)}.npz"
+        f"pair-{media.name}-{_short(*digests, 'laid over', config.size, config.crop_scale, config.frames)}.npz"
     )
     arrays = _cached(path, lambda: _pack_pairs(read_pair(media, config)))
     return [

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..signals.crops import CropConfig, crop_landmarks, plan_crop, resample
+from ..signals.motion import STEADY, compose, fit_similarity
 from ..signals.regions import masked_frames
 from ..signals.track import FaceTrack, track_faces
 from .augment import disturb, driver_masks
@@ -55,9 +56,17 @@ def uncut_runs(track: FaceTrack) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairwise(borders) if track.present[a]]
 
 
-def crop_take(media: MediaFile, frames: Sequence[np.ndarray], track: FaceTrack, crop: CropConfig) -> Take:
+def crop_take(
+    media: MediaFile, frames: Sequence[np.ndarray], track: FaceTrack, crop: CropConfig, over: Take | None = None
+) -> Take:
+    """The frames cropped by the usual rule, with a margin; or so that the face lies over another take's, frame by
+    frame the same person's motion, as at inference the driver's does over the result's."""
     affines = plan_crop(track, crop).affines.copy()
     affines[:, :, 2] += MARGIN * crop.size
+    if over is not None:
+        seen = crop_landmarks(track.landmarks, affines)
+        points = [marks[:, list(STEADY), :2].reshape(-1, 2) for marks in (seen, over.track.landmarks)]
+        affines = compose(fit_similarity(*points), affines)
     side = int(crop.size * (1 + 2 * MARGIN))
     pictures = np.stack([resample(f, affine, (side, side)) for f, affine in zip(frames, affines, strict=True)])
     landmarks = crop_landmarks(track.landmarks, affines)

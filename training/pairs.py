@@ -81,7 +81,8 @@ def read_pair(media: MediaFile, config: DataConfig) -> list[PairTake]:
         pieces = {part: track[start:stop] for part, track in tracks.items()}
         if stop - start < config.frames or min(np.median(p.eye_distance) for p in pieces.values()) < SMALLEST_FACE:
             continue
-        target, driver = (crop_take(media, clips[p][0][start:stop], pieces[p], crop) for p in ("target", "driving"))
+        target = crop_take(media, clips["target"][0][start:stop], pieces["target"], crop)
+        driver = crop_take(media, clips["driving"][0][start:stop], pieces["driving"], crop, over=target)
         takes.append(PairTake(source, target, driver))
     if not takes:
         log.warning(

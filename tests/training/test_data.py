@@ -8,6 +8,9 @@ import pytest
 pytest.importorskip("numba")
 
 from svdp.errors import UserError
+from svdp.signals.regions import RegionConfig, region_masks
+from svdp.signals.track import detect_face
+from svdp.training.augment import DriverChanges
 from svdp.training.clips import uncut_runs
 from svdp.training.config import DataSettings
 from svdp.training.data import build, encode_pictures, inspect, load_encoder, make_clip, shard_path
@@ -261,6 +264,22 @@ def test_sources_lie_in_the_targets_own_frame_unless_told_otherwise(small_config
         corners = [np.abs(c.sources[:, None, 0, 0].astype(float) - c.target[:, 0, 0]) for c in clips]
         apart[share] = float(np.median(corners))
     assert apart[0.0] == 0 < apart[1.0]
+
+
+@pytest.mark.shared
+def test_drivers_lie_over_their_targets(small_config):
+    """At inference the result's face is where the driver's is, whatever pose and place the two photos have."""
+    from svdp.training.cast import gather
+
+    config = replace(small_config, clip_share=0.0, plain_share=0.0, size=128, driver=DriverChanges(affine=0.0))
+    providers = open_providers(config, gather(config, "train"), "train")
+    for n in range(3):
+        clip = make_clip(providers, "train", 7, n)
+        face = detect_face(clip.target[0])
+        own = region_masks(face.landmarks, (128, 128), RegionConfig())[0].any(0)
+        shown = clip.masks[0].any(0)
+        middles = [np.argwhere(mask).mean(0) for mask in (own, shown)]
+        assert np.linalg.norm(middles[0] - middles[1]) < 2  # pixels; 4.3 on average with each in its own photo's place
 
 
 @pytest.mark.shared

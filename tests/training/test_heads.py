@@ -14,6 +14,7 @@ from svdp.training.heads.fit import FLIP, Camera, align, fit_head, rotation_matr
 from svdp.training.heads.landmarks import NUM_FACE, load_table
 from svdp.training.heads.model import load_head_model
 from svdp.training.heads.motion import Motion, invent, limit_angles, smooth_curve
+from svdp.training.heads.pairs import laid_over
 from svdp.training.heads.raster import displacement_field, fill_colours, rasterise, vertex_normals
 
 
@@ -197,3 +198,11 @@ def test_invented_motion_is_varied_and_reproducible(head):
     assert (reach("jawOpen") > 0.2).mean() > 0.5
     assert (reach("eyeBlink_L") > 0.6).mean() > 0.25
     assert np.abs(np.stack([m.angles for m in motions])[..., 0]).max() > 20
+
+
+def test_drivers_are_laid_over_targets():
+    rng = np.random.default_rng(0)
+    target = rng.normal(60, 20, (4, 478, 3)).astype(np.float32)
+    driver = 1.3 * target + np.array([7.0, -20.0, 0], np.float32)
+    affine = laid_over(target, driver)
+    np.testing.assert_allclose(driver[:, :, :2] @ affine[:, :2].T + affine[:, 2], target[:, :, :2], atol=1e-3)

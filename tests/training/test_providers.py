@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 pytest.importorskip("numba")
 
 from svdp.errors import NoFaceError, UserError
+from svdp.signals.motion import STEADY
 from svdp.signals.track import detect_face
 from svdp.signals.video import VideoReader
 from svdp.training.augment import DriverChanges, disturb, driver_masks
@@ -75,6 +76,20 @@ def test_building_twice_gives_the_same_bytes_with_any_number_of_workers(pair_con
     # the first source is the pair's picture, another person than the frames of its target
     target, first, second = (arrays[k].astype(float) for k in ("target", "sources", "sources"))
     assert np.abs(second[:, 1] - target[:, 0]).mean() < np.abs(first[:, 0] - target[:, 0]).mean()
+
+
+def test_the_driver_of_a_pair_lies_over_its_target(tmp_path, folder, pair_config):
+    """LivePortrait counts motion from the source's pose: its output is turned and placed otherwise than its driver."""
+    pair = tmp_path / "one--two"
+    shutil.copytree(folder / "one--two", pair)
+    with Image.open(pair / "target.webp") as clip:
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(clip)]
+    turned = [frame.rotate(12, translate=(15, 0), resample=Image.Resampling.BICUBIC) for frame in frames]
+    turned[0].save(pair / "target.webp", save_all=True, append_images=turned[1:], duration=40, lossless=True, method=0)
+    (take,) = read_pair(MediaFile("one--two", pair, "test", "MIT"), pair_config)
+    apart = take.driver.track.landmarks[:, STEADY, :2] - take.target.track.landmarks[:, STEADY, :2]
+    assert np.linalg.norm(apart, axis=2).mean() < 1.0  # pixels of 64; both faces are the same
+    np.testing.assert_array_equal(take.driver.frames.shape, take.target.frames.shape)
 
 
 def test_incomplete_pairs_are_named(folder, tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...signals.crops import face_frame
+from ...signals.motion import STEADY
 from ...signals.regions import masked_frames
 from ...signals.track import FaceTrack
 from ..augment import DriverChanges, disturb, driver_masks
@@ -44,10 +45,13 @@ def make_pair(rng: np.random.Generator, studio: Studio, cast: Cast, config: Data
     base = base_affine(studio)
     shown = base if rng.random() < 0.5 else _jitter(rng, base, studio)
     colours = draw_colours(rng, 0.4)
-    pictures = np.stack([draw(studio, target, points, shown) for points in move_head(studio, target, motion)])
+    heads = move_head(studio, target, motion)
+    pictures = np.stack([draw(studio, target, points, shown) for points in heads])
     framed = None if config.reframe_share and rng.random() < config.reframe_share else shown
     sources = _draw_sources(rng, studio, cast, target, config, framed)
-    driving, masks = _draw_driver(rng, studio, driver, motion, base, config.driver)
+    driven = move_head(studio, driver, motion)
+    place = laid_over(crop_points(studio.table.locate(heads), shown), studio.table.locate(driven))
+    driving, masks = _draw_driver(rng, studio, driver, driven, place, config.driver)
     info = {
         "provider": "rendered",
         "identities": names,
@@ -69,6 +73,18 @@ def own_affine(studio: Studio, points: np.ndarray) -> np.ndarray:
     side = studio.crop_scale * float(size[0])
     zoom = studio.fine / side
     return np.concatenate([zoom * np.eye(2), -zoom * (centre[0] - side / 2)[:, None]], 1).astype(np.float32)
+
+
+def laid_over(target: np.ndarray, driver: np.ndarray) -> np.ndarray:
+    """The affine (2, 3), a scale and a shift, that lays a driver's landmarks over the target's, all frames together.
+
+    At inference the result is painted where the driver's face is, so training must have both in one place, whatever
+    place and pose their photos have. Both (T, 478, 3); the driver on its canvas, the target in the fine picture.
+    """
+    p, q = (points[:, list(STEADY), :2].reshape(-1, 2).astype(np.float64) for points in (driver, target))
+    middle_p, middle_q = p.mean(0), q.mean(0)
+    zoom = np.vdot(p - middle_p, q - middle_q) / np.vdot(p - middle_p, p - middle_p)
+    return np.concatenate([zoom * np.eye(2), (middle_q - zoom * middle_p)[:, None]], 1).astype(np.float32)
 
 
 def _jitter(rng: np.random.Generator, affine: np.ndarray, studio: Studio, strength: float = 1.0) -> np.ndarray:
@@ -177,13 +193,12 @@ def _draw_driver(
     rng: np.random.Generator,
     studio: Studio,
     actor: Actor,
-    motion: Motion,
-    base: np.ndarray,
+    moved: np.ndarray,
+    place: np.ndarray,
     changes: DriverChanges,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masked pictures (T, size, size, 3) uint8 and masks (T, 3, size, size)."""
-    affine = _jitter(rng, base, studio, changes.affine)
-    moved = move_head(studio, actor, motion)
+    """Masked pictures (T, size, size, 3) uint8 and masks (T, 3, size, size); `place` about as in `laid_over`."""
+    affine = _jitter(rng, place, studio, changes.affine)
     pictures = np.stack([draw(studio, actor, points, affine) for points in moved])
     landmarks = crop_points(studio.table.locate(moved), affine) * (studio.size / studio.fine)
     masks = driver_masks(rng, landmarks, studio.size, changes)
