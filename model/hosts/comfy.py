@@ -130,9 +130,34 @@ def apply_adapter(model: Any, adapter: LoadedAdapter, strength: float = 1.0, shi
         _add_lora(clone, adapter, strength)
     if shift is not None:
         clone.add_object_patch("model_sampling", _flow_sampling(model, shift))
+    if base.patch == 1:
+        for name, own in _counts_of_single_patches(model).items():
+            clone.add_object_patch(f"diffusion_model.{name}", own)
     size = sum(p.numel() for p in model.model.diffusion_model.parameters())
     log_size(adapter.config, adapter.patcher.model.num_parameters(), size)
     return clone
+
+
+def _counts_of_single_patches(model: Any) -> dict[str, Any]:
+    """The two methods of ComfyUI's MMDiT that count patches, made to fit patches of one latent.
+
+    They count (side + 1) // patch, which rounds up for patches of two, the only size of published models, and is one
+    too many for patches of one.
+    """
+    positions = model.get_model_object("diffusion_model.cropped_pos_embed")
+    unpatchify = model.get_model_object("diffusion_model.unpatchify")
+
+    def counted_positions(hw: Any, *args: Any, **kwargs: Any) -> Any:
+        return positions(_one_less(hw), *args, **kwargs)
+
+    def counted_unpatchify(x: torch.Tensor, hw: Any = None) -> Any:
+        return unpatchify(x, hw=None if hw is None else _one_less(hw))
+
+    return {"cropped_pos_embed": counted_positions, "unpatchify": counted_unpatchify}
+
+
+def _one_less(hw: Any) -> tuple[int, int]:
+    return hw[0] - 1, hw[1] - 1
 
 
 def applied_to(model: Any) -> Applied:
