@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from svdp.model.adapter import load_adapter
 from svdp.model.hosts.diffusers import build_transformer, save_transformer
 from svdp.training.config import load_config, parse_config
 from svdp.training.estimate import MOST_OPERATIONS, LiveBytes, build, estimate
@@ -74,11 +75,12 @@ def test_variants_differ_from_the_small_model_in_one_thing(root: Path, name: str
     assert (variant.data != mini.data) == (name in ("mini-selfdriven", "mini-densesource"))
 
 
-def test_the_second_part_can_start_from_the_first(root: Path) -> None:
-    first, then, mini = (load_config(root / "configs" / f"mini{n}.toml") for n in ("-first", "-then", ""))
-    assert first.adapter == then.adapter == mini.adapter and first.base == then.base == mini.base
-    assert first.data.root == "data/mini-selfdriven" and then.data.root == "data/mini"
-    assert first.stages[0].coarse == 2 and not any(s.history for s in first.stages)
+def test_the_second_part_can_start_from_the_first_and_both_are_the_bundled_models(root: Path) -> None:
+    first, then = (load_config(root / "configs" / f"mini{n}.toml") for n in ("", "-then"))
+    assert first.adapter == then.adapter and first.base == then.base and first.data.root == then.data.root
+    bundled = load_adapter(root / "assets" / "svdp" / "mini_adapter.safetensors")
+    assert bundled.adapter.config == then.adapter and bundled.info["training"]["minutes"] == then.minutes
+    assert first.stages[0].coarse == 2 and not any(s.coarse > 1 or s.frames < 3 for s in then.stages)
     assert then.stages[-1].frames == then.adapter.segment_length and then.stages[-1].history == 3
 
 
