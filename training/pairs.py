@@ -65,7 +65,7 @@ def _usual(part: str) -> str:
 
 
 def read_pair(media: MediaFile, config: DataConfig) -> list[PairTake]:
-    """Track both clips of a pair, cut them where either has a cut or no face, crop them by the usual rule."""
+    """Track both clips of a pair, cut them where either has a cut or no face, crop them, the driver over the target."""
     parts = parts_of(media.path)
     source = _crop_source(media, parts["source"], config)
     clips = {part: read_frames(parts[part]) for part in ("target", "driving")}
