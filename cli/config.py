@@ -36,6 +36,7 @@ class AnimateConfig:
     fusion_source: float | None = None
     fusion_driving: float | None = None
     fusion_history: float | None = None
+    fusion_rescale: float | None = None
     regions: tuple[str, ...] = REGIONS
     brows: bool = False
     dilation: float = 0.16

@@ -90,6 +90,7 @@ def evaluate(
     fusion_source: o.FusionSource = None,
     fusion_driving: o.FusionDriving = None,
     fusion_history: o.FusionHistory = None,
+    fusion_rescale: o.FusionRescale = None,
 ) -> None:
     r"""Animate pairs of portrait and driving clip, or held-out shards, and measure the results.
 
@@ -136,6 +137,7 @@ def evaluate(
             fusion_source=fusion_source,
             fusion_driving=fusion_driving,
             fusion_history=fusion_history,
+            fusion_rescale=fusion_rescale,
         )
 
     identity = _identity(embedder)

@@ -55,6 +55,9 @@ Solver = Annotated[str | None, _sampling(f"euler or dpmpp_2m. {_AS_TRAINED}")]
 FusionSource = Annotated[float | None, _sampling(f"Weight of the source. {_AS_TRAINED}")]
 FusionDriving = Annotated[float | None, _sampling(f"Weight of the driver. {_AS_TRAINED}")]
 FusionHistory = Annotated[float | None, _sampling(f"Weight of the frames before. {_AS_TRAINED}")]
+FusionRescale = Annotated[
+    float | None, _sampling(f"How much of the contrast that the weights add is taken back. {_AS_TRAINED}", min=0, max=1)
+]
 SegmentLength = Annotated[int | None, _sampling(f"New frames made together. {_AS_TRAINED}", min=1)]
 History = Annotated[int | None, _sampling(f"Frames before that are shown to each segment. {_AS_TRAINED}", min=0)]
 HistoryNoise = Annotated[float | None, _sampling(f"Noise added to them. {_AS_TRAINED}", min=0, max=1)]

@@ -94,7 +94,12 @@ def sampling_config(cfg: AnimateConfig, info: dict[str, Any]) -> SamplingConfig:
     if trained_shift is not None:
         own.setdefault("shift", trained_shift)
     base = replace(from_json(SamplingConfig, own), fusion=fusion)
-    wished_fusion = {"source": cfg.fusion_source, "driving": cfg.fusion_driving, "history": cfg.fusion_history}
+    wished_fusion = {
+        "source": cfg.fusion_source,
+        "driving": cfg.fusion_driving,
+        "history": cfg.fusion_history,
+        "rescale": cfg.fusion_rescale,
+    }
     return replace(
         base,
         seed=cfg.seed,

@@ -198,7 +198,10 @@ def bundle(
     solver: Annotated[str, typer.Option(help="euler or dpmpp_2m,")] = "euler",
     fusion_source: Annotated[float, typer.Option(help="weight of the source,")] = 2.0,
     fusion_driving: Annotated[float, typer.Option(help="weight of the driver,")] = 2.5,
-    fusion_history: Annotated[float, typer.Option(help="weight of the frames before.")] = 1.0,
+    fusion_history: Annotated[float, typer.Option(help="weight of the frames before,")] = 1.0,
+    fusion_rescale: Annotated[
+        float, typer.Option(help="how much of the contrast that the weights add is taken back.", min=0, max=1)
+    ] = 0.0,
 ) -> None:
     """Put trained weights together as users get them; `svdp animate --weights OUT` takes the folder."""
     require_extra()
@@ -209,7 +212,7 @@ def bundle(
     from ..model.sampling import SamplingConfig
     from ..training.bundle import bundle as write
 
-    fusion = FusionConfig(source=fusion_source, driving=fusion_driving, history=fusion_history)
+    fusion = FusionConfig(source=fusion_source, driving=fusion_driving, history=fusion_history, rescale=fusion_rescale)
     sampling = SamplingConfig(steps=steps, shift=shift, solver=cast(Solver, solver), fusion=fusion)
     for path in write(run, autoencoder, out, name, sampling):
         print(path)

@@ -145,12 +145,14 @@ class SegmentConfig:
 class FusionConfig:
     """Weights of the four-branch fusion (paper, signal fusion), with optional ranges and region strengths.
 
-    A range is (start, end) as fractions of the sampling schedule; outside it that signal's weight is 0.
+    A range is (start, end) as fractions of the sampling schedule; outside it that signal's weight is 0. `rescale` brings the
+    contrast that the weights raise back to that of the prediction without them: 0 not at all, 1 wholly.
     """
 
     source: float = 2.0
     driving: float = 2.5
     history: float = 1.0
+    rescale: float = 0.0
     source_range: tuple[float, float] = (0.0, 1.0)
     driving_range: tuple[float, float] = (0.0, 1.0)
     history_range: tuple[float, float] = (0.0, 1.0)
@@ -163,6 +165,8 @@ class FusionConfig:
             start, end = getattr(self, name)
             if not 0.0 <= start <= end <= 1.0:
                 raise UserError(f"fusion {name} must satisfy 0 <= start <= end <= 1, got ({start}, {end})")
+        if not 0.0 <= self.rescale <= 1.0:
+            raise UserError(f"fusion rescale must be between 0 and 1, got {self.rescale}")
 
     @property
     def region_strengths(self) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ from ..errors import UserError
 from .adapter import Adapter
 from .config import FusionConfig
 from .flow import Solver, sigma_schedule, solver_by_name
-from .fusion import Branch, driving_map, fuse, fusion_coefficients
+from .fusion import Branch, driving_map, fuse, fusion_coefficients, rescale_contrast
 from .segments import Segment, frame_noise
 from .streams import Conditions, Streams
 from .tokens import select_tokens, token_map, token_mask
@@ -169,4 +169,9 @@ class FusedVelocity:
         velocities: dict[Branch, Tensor] = {
             b: self.denoiser(z, t, streams=self.streams, branch=b)[0] for b in coefficients
         }
-        return fuse(velocities, coefficients)
+        fused = fuse(velocities, coefficients)
+        if not self.cfg.fusion.rescale:
+            return fused
+        clean = {b: x_FCHW - sigma * v.float() for b, v in velocities.items()}
+        rescaled = rescale_contrast(x_FCHW - sigma * fused, clean, self.cfg.fusion.rescale)
+        return (x_FCHW - rescaled) / sigma

@@ -227,6 +227,17 @@ class SVDPSignalFusion(io.ComfyNode):
                 _region("eyes"),
                 _region("nose"),
                 _region("mouth"),
+                io.Float.Input(
+                    "rescale",
+                    default=OWN,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.001,
+                    optional=True,
+                    tooltip="Takes back the contrast that the weights add: 0 not at all, 1 wholly. -1: the adapter's "
+                    "own value (0, if it has none).",
+                ),
             ],
             outputs=[
                 io.Guider.Output(
@@ -240,13 +251,13 @@ class SVDPSignalFusion(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, signals, source, driving, history, source_start, source_end, driving_start, driving_end,
-        history_start, history_end, eyes, nose, mouth, conditioning=None,
+        history_start, history_end, eyes, nose, mouth, conditioning=None, rescale=OWN,
     ) -> io.NodeOutput:  # fmt: skip
         from ..model.config import FusionConfig
         from ..model.hosts.comfy import own_fusion
         from ..model.hosts.comfy_guider import SVDPGuider
 
-        weights = {"source": source, "driving": driving, "history": history}
+        weights = {"source": source, "driving": driving, "history": history, "rescale": rescale}
         fusion = FusionConfig(
             **own_fusion(model, {name: w for name, w in weights.items() if w >= 0}),
             source_range=(source_start, source_end),

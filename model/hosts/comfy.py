@@ -33,6 +33,7 @@ from .comfy_blocks import ComfyHost, architecture_of_mmdit, mmdit_of
 from .comfy_forward import ROWS, ConditionedForward, SegmentState, chunks_of, plain_rows
 
 KEY = "svdp"
+FUSION_WEIGHTS = ("source", "driving", "history", "rescale")  # that an adapter file may bring
 _OPTIONS_ARGUMENT = 5  # place of transformer_options among apply_model's arguments
 _KEPT_SHARE = 0.25  # assumed share of driving tokens that are kept, for the memory estimate
 
@@ -63,7 +64,7 @@ class LoadedAdapter:
         ]
         if s:
             fusion = s.get("fusion", {})
-            weights = ", ".join(f"{k} {fusion[k]:g}" for k in ("source", "driving", "history") if k in fusion)
+            weights = ", ".join(f"{k} {fusion[k]:g}" for k in FUSION_WEIGHTS if k in fusion)
             plain = ", ".join(f"{k} {s[k]}" for k in ("steps", "shift", "solver", "history_noise") if k in s)
             lines.append(f"sample with {plain}; weights {weights}")
         return "\n".join(lines)
@@ -171,7 +172,7 @@ def applied_to(model: Any) -> Applied:
 def own_fusion(model: Any, chosen: dict[str, float]) -> dict[str, float]:
     """The chosen fusion weights, and the adapter file's own where there is no choice and it has one."""
     own = (applied_to(model).info.get("sampling") or {}).get("fusion") or {}
-    return {**{k: own[k] for k in ("source", "driving", "history") if k in own}, **chosen}
+    return {**{k: own[k] for k in FUSION_WEIGHTS if k in own}, **chosen}
 
 
 def adapter_of(model: Any) -> Adapter:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..config import FusionConfig
-from ..fusion import BRANCHES, Branch, driving_map, fuse, fusion_coefficients
+from ..fusion import BRANCHES, Branch, driving_map, fuse, fusion_coefficients, rescale_contrast
 from ..sampling import SegmentSignals, segment_conditions
 from ..streams import Streams
 from .comfy import KEY, adapter_of, applied_to
@@ -128,7 +128,8 @@ class SVDPGuider(comfy.samplers.CFGGuider):
         conds = [self.conds[b] for b in names]
         outputs = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
         denoised = dict(zip(names, outputs, strict=True))
-        return self._after(fuse(denoised, coefficients), denoised, x, timestep, options)
+        fused = rescale_contrast(fuse(denoised, coefficients), denoised, self.fusion.rescale)
+        return self._after(fused, denoised, x, timestep, options)
 
     def _prefill(self, x: Tensor, options: dict[str, Any]) -> None:
         """Make the streams before the branches are batched: ComfyUI batches as many as fit what is free then. Where

@@ -80,7 +80,8 @@ def test_every_dial_is_accepted(animate, tmp_path):
             "--fusion-driving",
             "2.5",
         ),
-        *("--fusion-history", "1", "--segment-length", "4", "--history", "1", "--history-noise", "0.1"),
+        *("--fusion-history", "1", "--fusion-rescale", "0.5"),
+        *("--segment-length", "4", "--history", "1", "--history-noise", "0.1"),
         *("--strength", "0.5", "--device", "cpu", "--dtype", "bfloat16", "--max-side", "200", "--select-face", "0"),
     )
     assert code == 0, said

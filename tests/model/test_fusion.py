@@ -7,7 +7,7 @@ import torch
 from svdp.errors import UserError
 from svdp.model.config import FusionConfig
 from svdp.model.flow import shift_sigma
-from svdp.model.fusion import BRANCHES, driving_map, fuse, fusion_coefficients
+from svdp.model.fusion import BRANCHES, driving_map, fuse, fusion_coefficients, rescale_contrast
 
 
 def branches() -> dict:
@@ -68,3 +68,32 @@ def test_region_strength_is_a_map():
 def test_bad_range_is_refused():
     with pytest.raises(UserError, match="source_range"):
         FusionConfig(source_range=(0.8, 0.2))
+
+
+def spread(x):
+    return x.std((2, 3)), x.mean((2, 3))
+
+
+def test_rescaling_takes_contrast_back_and_keeps_colour():
+    v = branches()
+    c = fusion_coefficients(FusionConfig(), 0.5, 3.0, has_history=True)
+    fused = fuse(v, c)
+    assert (spread(fused)[0] > 1.5 * spread(v["p"])[0]).all()  # noise added to noise
+    whole, half = (rescale_contrast(fused, v, amount) for amount in (1.0, 0.5))
+    torch.testing.assert_close(spread(whole)[0], spread(v["p"])[0])
+    for result in (whole, half):
+        torch.testing.assert_close(spread(result)[1], spread(fused)[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(half, (whole + fused) / 2, atol=1e-5, rtol=1e-5)
+    assert torch.equal(rescale_contrast(fused, v, 0.0), fused)
+
+
+def test_rescaling_leaves_one_branch_and_flat_channels_alone():
+    v = branches()
+    assert torch.equal(rescale_contrast(v["p"], {"p": v["p"]}, 1.0), v["p"])
+    flat = torch.full((2, 4, 6, 6), 0.25)
+    torch.testing.assert_close(rescale_contrast(flat, v, 1.0), flat)
+
+
+def test_bad_rescale_is_refused():
+    with pytest.raises(UserError, match="rescale must be between 0 and 1"):
+        FusionConfig(rescale=1.5)

@@ -103,6 +103,17 @@ def test_pruned_fusion_in_the_loop_equals_all_branches():
     torch.testing.assert_close(one[1].latents, four[1].latents, atol=1e-3, rtol=1e-3)
 
 
+def test_rescaling_in_the_loop_keeps_the_contrast_of_the_plain_prediction():
+    def first(weight: float, rescale: float) -> torch.Tensor:
+        fusion = FusionConfig(source=weight, driving=weight, history=1.0, rescale=rescale)
+        return animate(4, steps=1, fusion=fusion)[0].latents
+
+    plain, strong, rescaled = first(1.0, 0.0), first(4.0, 0.0), first(4.0, 1.0)
+    torch.testing.assert_close(rescaled.std((2, 3)), plain.std((2, 3)), atol=1e-4, rtol=1e-4)
+    assert (strong.std((2, 3)) - plain.std((2, 3))).abs().max() > 0.01
+    assert (rescaled - plain).abs().max() > 0.01  # what the weights did is kept but for its size
+
+
 def test_history_noise_changes_only_later_segments():
     clean, noisy = animate(8), animate(8, history_noise=0.3)
     assert torch.equal(clean[0].latents, noisy[0].latents)
