@@ -145,8 +145,8 @@ class SegmentConfig:
 class FusionConfig:
     """Weights of the four-branch fusion (paper, signal fusion), with optional ranges and region strengths.
 
-    A range is (start, end) as fractions of the sampling schedule; outside it that signal's weight is 0. `rescale` brings the
-    contrast that the weights raise back to that of the prediction without them: 0 not at all, 1 wholly.
+    A range is (start, end) as fractions of the sampling schedule; outside it that signal's weight is 0. `rescale` takes
+    the contrast that the weights add back to that of the prediction without them: 0 not at all, 1 wholly.
     """
 
     source: float = 2.0
