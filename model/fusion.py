@@ -6,7 +6,7 @@ history. It is linear, so a branch whose coefficient is zero everywhere is not c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal
 
 import torch
@@ -71,6 +71,11 @@ def fuse(velocities: Mapping[Branch, Tensor], coefficients: Mapping[Branch, Coef
     return total
 
 
+def by_signals(branches: Container[str]) -> list[Branch]:
+    """Those of the four branches that are among `branches`: the one with the fewest signals first."""
+    return [b for b in BRANCHES if b in branches]
+
+
 def rescale_contrast(fused_FCHW: Tensor, predictions: Mapping[Branch, Tensor], amount: float) -> Tensor:
     """Fused clean latents with their contrast brought back by `amount` (0 to 1) to that of the richest branch.
 
@@ -80,7 +85,7 @@ def rescale_contrast(fused_FCHW: Tensor, predictions: Mapping[Branch, Tensor], a
     """
     if not amount or len(predictions) == 1:
         return fused_FCHW
-    plain = predictions[[b for b in BRANCHES if b in predictions][-1]].float()
+    plain = predictions[by_signals(predictions)[-1]].float()
     mean = fused_FCHW.mean((2, 3), keepdim=True)
     ratio = plain.std((2, 3), keepdim=True) / fused_FCHW.std((2, 3), keepdim=True).clamp(min=_LEAST_SPREAD)
     return mean + (fused_FCHW - mean) * (1 - amount + amount * ratio)

@@ -172,6 +172,6 @@ class FusedVelocity:
         fused = fuse(velocities, coefficients)
         if not self.cfg.fusion.rescale:
             return fused
-        clean = {b: x_FCHW - sigma * v.float() for b, v in velocities.items()}
+        clean: dict[Branch, Tensor] = {b: x_FCHW - sigma * v.float() for b, v in velocities.items()}
         rescaled = rescale_contrast(x_FCHW - sigma * fused, clean, self.cfg.fusion.rescale)
         return (x_FCHW - rescaled) / sigma

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..config import FusionConfig
-from ..fusion import BRANCHES, Branch, driving_map, fuse, fusion_coefficients, rescale_contrast
+from ..fusion import BRANCHES, Branch, by_signals, driving_map, fuse, fusion_coefficients, rescale_contrast
 from ..sampling import SegmentSignals, segment_conditions
 from ..streams import Streams
 from .comfy import KEY, adapter_of, applied_to
@@ -123,7 +123,7 @@ class SVDPGuider(comfy.samplers.CFGGuider):
         shift = getattr(self.inner_model.model_sampling, "shift", _DEFAULT_SHIFT)
         coefficients = fusion_coefficients(self.fusion, sigma, shift, self.history is not None, self.strength_map)
         names: tuple[Branch, ...] = tuple(coefficients)
-        self.branches = tuple(b for b in BRANCHES if b in {*self.branches, *names})
+        self.branches = tuple(by_signals({*self.branches, *names}))
         self._prefill(x, options)
         conds = [self.conds[b] for b in names]
         outputs = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
@@ -145,7 +145,7 @@ class SVDPGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """What other nodes hung behind guidance (Skip Layer Guidance, say): the richest branch is their positive, the
         poorest their negative."""
-        names: list[Branch] = [b for b in BRANCHES if b in denoised]
+        names = by_signals(denoised)
         poor, rich = names[0], names[-1]
         for function in options.get("sampler_post_cfg_function", []):
             fused = function(
