@@ -77,15 +77,16 @@ def by_signals(branches: Container[str]) -> list[Branch]:
 
 
 def rescale_contrast(fused_FCHW: Tensor, predictions: Mapping[Branch, Tensor], amount: float) -> Tensor:
-    """Fused clean latents with their contrast brought back by `amount` (0 to 1) to that of the richest branch.
+    """Fused clean latents with their contrast brought back by `amount` (0 to 1) to that of branch d.
 
     Weights above 1 widen the spread of a prediction, at last to hard and oversaturated pictures. This is the rescaling
     of Lin et al. 2024 (arXiv 2305.08891, section 3.4), but of each channel of each frame by itself and around its mean.
-    `predictions` are the branches' clean latents (F, C, H, W).
+    `predictions` are the branches' clean latents (F, C, H, W). Branch p, which is sharper, is taken only where d was
+    not computed: otherwise contrast would jump where history begins.
     """
     if not amount or len(predictions) == 1:
         return fused_FCHW
-    plain = predictions[by_signals(predictions)[-1]].float()
+    plain = predictions["d" if "d" in predictions else by_signals(predictions)[-1]].float()
     mean = fused_FCHW.mean((2, 3), keepdim=True)
     ratio = plain.std((2, 3), keepdim=True) / fused_FCHW.std((2, 3), keepdim=True).clamp(min=_LEAST_SPREAD)
     return mean + (fused_FCHW - mean) * (1 - amount + amount * ratio)

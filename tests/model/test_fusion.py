@@ -78,9 +78,11 @@ def test_rescaling_takes_contrast_back_and_keeps_colour():
     v = branches()
     c = fusion_coefficients(FusionConfig(), 0.5, 3.0, has_history=True)
     fused = fuse(v, c)
-    assert (spread(fused)[0] > 1.5 * spread(v["p"])[0]).all()  # noise added to noise
+    assert (spread(fused)[0] > 1.5 * spread(v["d"])[0]).all()  # noise added to noise
     whole, half = (rescale_contrast(fused, v, amount) for amount in (1.0, 0.5))
-    torch.testing.assert_close(spread(whole)[0], spread(v["p"])[0])
+    torch.testing.assert_close(spread(whole)[0], spread(v["d"])[0])
+    without_d = {b: v[b] for b in "usp"}
+    torch.testing.assert_close(spread(rescale_contrast(fused, without_d, 1.0))[0], spread(v["p"])[0])
     for result in (whole, half):
         torch.testing.assert_close(spread(result)[1], spread(fused)[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(half, (whole + fused) / 2, atol=1e-5, rtol=1e-5)
