@@ -46,7 +46,7 @@ COLUMNS = {
     "real/csim_source": "real: CSIM source", "real/csim_driver": "real: CSIM driver", "real/faces": "real: faces",
 }  # fmt: skip
 DIGITS = {"steps": 0, "seconds": 2, "heldout/psnr": 1}  # of the table; else 3 of errors and gaps, 2 of sampled results
-SAMPLING = {"steps": 8, "solver": "dpmpp_2m", "fusion-source": 1, "fusion-driving": 2, "fusion-history": 2}
+SAMPLING = {"steps": 8, "solver": "dpmpp_2m", "fusion-source": 1.5, "fusion-driving": 2.5, "fusion-history": 1}
 
 
 def main() -> None:

@@ -75,13 +75,15 @@ def test_variants_differ_from_the_small_model_in_one_thing(root: Path, name: str
     assert (variant.data != mini.data) == (name in ("mini-selfdriven", "mini-densesource"))
 
 
-def test_the_second_part_can_start_from_the_first_and_both_are_the_bundled_models(root: Path) -> None:
-    first, then = (load_config(root / "configs" / f"mini{n}.toml") for n in ("", "-then"))
-    assert first.adapter == then.adapter and first.base == then.base and first.data.root == then.data.root
+def test_each_part_can_start_from_the_one_before_and_the_last_is_the_bundled_models(root: Path) -> None:
+    first, then, last = (load_config(root / "configs" / f"mini{n}.toml") for n in ("", "-then", "-last"))
+    for part in (then, last):
+        assert first.adapter == part.adapter and first.base == part.base and first.data.root == part.data.root
+        assert not any(s.coarse > 1 or s.frames < 3 for s in part.stages)
+        assert part.stages[-1].frames == part.adapter.segment_length and part.stages[-1].history == 3
+    assert first.stages[0].coarse == 2
     bundled = load_adapter(root / "assets" / "svdp" / "mini_adapter.safetensors")
-    assert bundled.adapter.config == then.adapter and bundled.info["training"]["minutes"] == then.minutes
-    assert first.stages[0].coarse == 2 and not any(s.coarse > 1 or s.frames < 3 for s in then.stages)
-    assert then.stages[-1].frames == then.adapter.segment_length and then.stages[-1].history == 3
+    assert bundled.adapter.config == last.adapter and bundled.info["training"]["minutes"] == last.minutes
 
 
 def test_full_size_configurations_are_valid(root: Path) -> None:
