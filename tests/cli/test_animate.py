@@ -13,6 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from svdp.cli.config import AnimateConfig, WeightFiles
+from svdp.cli.pipeline import sampling_config
 from svdp.signals.images import load_image, save_image
 from svdp.signals.video import VideoReader
 
@@ -87,6 +89,16 @@ def test_every_dial_is_accepted(animate, tmp_path):
     assert code == 0, said
     assert VideoReader(tmp_path / "out.mp4").num_frames == 10
     assert "1 steps (dpmpp_2m)" in said and "bfloat16" in said
+
+
+@pytest.mark.parametrize(("wished", "expected"), [(None, 1.0), (0.0, 0.0), (0.5, 0.5)])
+def test_wishes_stand_above_the_adapter_files_own(wished, expected, tmp_path):
+    files = WeightFiles(base=tmp_path / "b", adapter=tmp_path / "a", autoencoder=tmp_path / "v")
+    media = {"source": tmp_path / "a.png", "driving": tmp_path / "b.mp4", "output": tmp_path / "c.mp4"}
+    wishes = AnimateConfig(**media, weights=files, fusion_rescale=wished)
+    own = {"sampling": {"steps": 8, "fusion": {"source": 1.5, "rescale": 1.0}}}
+    sampling = sampling_config(wishes, own)
+    assert (sampling.steps, sampling.fusion.source, sampling.fusion.rescale) == (8, 1.5, expected)
 
 
 def test_a_variable_frame_rate_is_kept(animate, examples, encode, tmp_path):

@@ -83,7 +83,16 @@ def test_the_bundled_adapter_is_in_the_list(bundled):
 def test_open_weights_and_shift_are_the_adapters_own(chain, own):
     fusion = chain["guider"].fusion
     assert (fusion.source, fusion.driving, fusion.history) == (own["fusion"]["source"], 2.0, own["fusion"]["history"])
+    assert fusion.rescale == own["fusion"]["rescale"] > 0
     assert chain["model"].get_model_object("model_sampling").shift == own["shift"]
+
+
+def test_a_chosen_rescale_stands_above_the_adapters_own(chain):
+    from svdp.nodes.model import SVDPSignalFusion
+
+    weights = (-1.0, -1.0, -1.0, 0, 1, 0, 1, 0, 1, 1, 1, 1)
+    (guider,) = SVDPSignalFusion.execute(chain["model"], chain["signals"], *weights, rescale=0.0).args
+    assert guider.fusion.rescale == 0
 
 
 def test_signals_are_latents_with_their_regions(chain):
