@@ -35,7 +35,7 @@ Embedder = Annotated[
 ]
 HeadModel = Annotated[
     Path | None,
-    typer.Option(help="Head of `training.heads.bake`: a textured head makes the motion, too (extra 'train')."),
+    typer.Option(help="Head of `heads.bake`: a textured head makes the motion, too (extra 'train')."),
 ]
 _HELDOUT = "Held-out shards"
 Shards = Annotated[

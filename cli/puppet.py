@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..heads.puppet import perform
+from ..heads.scene import Studio, make_portrait
 from ..signals.crops import CropConfig
 from ..signals.images import load_image
 from ..signals.track import detect_face, track_faces
 from ..signals.video import VideoReader, VideoWriter
 from ..training.cast import open_studio
-from ..training.heads.puppet import perform
-from ..training.heads.scene import Studio, make_portrait
 from ..training.materials import DataConfig
 from .config import AnimateConfig
 

@@ -139,7 +139,7 @@ def build(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     workers: Annotated[int, typer.Option(help="Processes; each takes about 1 GB.", min=1)] = 1,
     root: Root = None,
-    head_model: Annotated[Path | None, typer.Option(help="Head made by `python -m svdp.training.heads.bake`.")] = None,
+    head_model: Annotated[Path | None, typer.Option(help="Head made by `python -m svdp.heads.bake`.")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Encoder in SD3's latent space, TAESD form.")] = None,
 ) -> None:
     """Build shards of latents: rendered cross-identity pairs and self-driven clips. Finished shards are kept."""

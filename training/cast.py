@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import NoFaceError, UserError
+from ..heads.fit import Camera, HeadFit
+from ..heads.landmarks import TABLE, load_table
+from ..heads.model import load_head_model
+from ..heads.scene import MARGIN, Portrait, Studio, make_portrait, restore_portrait
+from ..heads.texture import anatomy
 from ..signals.track import FaceTrack, detect_face
 from .clips import Take, read_takes
-from .heads.fit import Camera, HeadFit
-from .heads.landmarks import TABLE, load_table
-from .heads.model import load_head_model
-from .heads.pairs import Cast
-from .heads.scene import MARGIN, Portrait, Studio, make_portrait, restore_portrait
-from .heads.texture import anatomy
 from .materials import DataConfig, MediaFile, list_media, read_frames
 from .pairs import PairTake, parts_of, read_pair
+from .rendered_pairs import Cast
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def open_studio(config: DataConfig) -> Studio:
     if table.num_vertices != model.num_vertices:
         raise UserError(
             f"{config.head_model} has {model.num_vertices} vertices, the landmark table is for {table.num_vertices}: "
-            "use ICT-FaceKit Light, or make another table with `python -m svdp.training.heads.calibrate`"
+            "use ICT-FaceKit Light, or make another table with `python -m svdp.heads.calibrate`"
         )
     return Studio(model, table, anatomy(model, table), config.size, config.crop_scale)
 

@@ -11,10 +11,10 @@ import numpy as np
 from ..errors import UserError
 from .cast import Troupe
 from .clips import make_self_driven
-from .heads.pairs import make_pair
 from .materials import DataConfig
 from .pairs import make_pair_clip
 from .pictures import PictureClip
+from .rendered_pairs import make_pair
 
 
 class Provider(Protocol):

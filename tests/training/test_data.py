@@ -108,7 +108,7 @@ def test_paint_is_soft_varied_and_keeps_the_brightness():
 @pytest.mark.shared
 def test_painted_people_wear_the_paint_on_photo_and_skin(small_config):
     from svdp.training.cast import gather
-    from svdp.training.heads.pairs import _painted
+    from svdp.training.rendered_pairs import _painted
 
     portrait = gather(small_config, "train").cast.portraits[0]
     painted = _painted(np.random.default_rng(2), portrait)

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...signals.crops import face_frame
-from ...signals.motion import STEADY
-from ...signals.regions import masked_frames
-from ...signals.track import FaceTrack
-from ..augment import DriverChanges, disturb, driver_masks
-from ..materials import DataConfig, MediaFile
-from ..pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, random_backdrop, to_bytes
-from .model import HeadModel
-from .motion import Motion, invent, limit_angles, replay
-from .scene import MARGIN, Actor, Portrait, Studio, crop_points, draw, move_head, with_shell
-from .texture import look_up
+from ..heads.model import HeadModel
+from ..heads.motion import Motion, invent, limit_angles, replay
+from ..heads.scene import MARGIN, Actor, Portrait, Studio, base_affine, crop_points, draw, move_head, with_shell
+from ..heads.texture import look_up
+from ..signals.crops import face_frame
+from ..signals.motion import STEADY
+from ..signals.regions import masked_frames
+from ..signals.track import FaceTrack
+from .augment import DriverChanges, disturb, driver_masks
+from .materials import DataConfig, MediaFile
+from .pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, random_backdrop, to_bytes
 
 NEAR = np.array([27.0, 16.0, 18.0])  # degrees from about the photo's own pose: how far warped photos look right
 FAR = np.array([42.0, 22.0, 22.0])  # degrees: heads on plain backgrounds
@@ -60,11 +60,6 @@ def make_pair(rng: np.random.Generator, studio: Studio, cast: Cast, config: Data
     }
     clip = PictureClip(to_bytes(colours(sources)), to_bytes(colours(pictures)), driving, masks, info)
     return mirror(clip) if rng.random() < 0.5 else clip
-
-
-def base_affine(studio: Studio) -> np.ndarray:
-    """Canvas -> fine picture: the crop of the photo itself."""
-    return np.array([[1, 0, -MARGIN * studio.fine], [0, 1, -MARGIN * studio.fine]], np.float32)
 
 
 def own_affine(studio: Studio, points: np.ndarray) -> np.ndarray:

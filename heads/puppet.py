@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...signals.crops import CropConfig, crop_track, face_frame, plan_crop
-from ...signals.track import BLENDSHAPES, FaceTrack
-from ..pictures import to_bytes
+from ..signals.crops import CropConfig, crop_track, face_frame, plan_crop
+from ..signals.track import BLENDSHAPES, FaceTrack
 from .model import HeadModel
 from .motion import Motion
-from .pairs import base_affine
-from .scene import Actor, Portrait, Studio, draw, move_head
+from .scene import Actor, Portrait, Studio, base_affine, draw, move_head
 
 AT_ONCE = 16  # frames whose heads are in memory together
 
@@ -28,7 +26,7 @@ def perform(studio: Studio, portrait: Portrait, driver: FaceTrack) -> Iterator[n
     for start in range(0, driver.num_frames, AT_ONCE):
         part = slice(start, start + AT_ONCE)
         for points in move_head(studio, actor, motion_of(studio.model, driver, studio.size, studio.crop_scale, part)):
-            yield to_bytes(draw(studio, actor, points, affine))
+            yield draw(studio, actor, points, affine).round().clip(0, 255).astype(np.uint8)
 
 
 def motion_of(model: HeadModel, driver: FaceTrack, size: int, crop_scale: float, part: slice = slice(None)) -> Motion:

@@ -3,7 +3,7 @@
 A mean skin of some fitted photos is drawn on the neutral head; the landmarks that the tracker finds on that picture are
 looked up on the mesh. The first fits use 68 points, the later ones the table just made.
 
-Use: python -m svdp.training.heads.calibrate HEAD.npz TABLE.npz PHOTO...   (ten or more frontal photos, mouth closed)
+Use: python -m svdp.heads.calibrate HEAD.npz TABLE.npz PHOTO...   (ten or more frontal photos, mouth closed)
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...signals.crops import CropConfig, plan_crop, resample
-from ...signals.images import load_image
-from ...signals.track import detect_face
+from ..signals.crops import CropConfig, plan_crop, resample
+from ..signals.images import load_image
+from ..signals.track import detect_face
 from .fit import fit_head
 from .landmarks import LIPS, NUM_FACE, LandmarkTable, make_table
 from .model import HeadModel, load_head_model
@@ -92,7 +92,7 @@ def _draw(model: HeadModel, screen: np.ndarray, colours: np.ndarray) -> np.ndarr
 
 
 def main() -> None:
-    """Entry point of `python -m svdp.training.heads.calibrate HEAD TABLE PHOTO...`."""
+    """Entry point of `python -m svdp.heads.calibrate HEAD TABLE PHOTO...`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("head", type=Path)
     parser.add_argument("table", type=Path)

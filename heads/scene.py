@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from ...signals.crops import CropConfig, plan_crop, resample
-from ...signals.track import FaceTrack
+from ..signals.crops import CropConfig, plan_crop, resample
+from ..signals.track import FaceTrack
 from .fit import HeadFit, fit_head, rotation_matrix
 from .landmarks import LandmarkTable
 from .model import HeadModel
@@ -79,6 +79,11 @@ def canvas_affine(affine: np.ndarray, size: int) -> np.ndarray:
     wide = affine * SUPERSAMPLING
     wide[:, 2] += MARGIN * size * SUPERSAMPLING
     return wide
+
+
+def base_affine(studio: Studio) -> np.ndarray:
+    """Canvas -> fine picture: the crop of the photo itself."""
+    return np.array([[1, 0, -MARGIN * studio.fine], [0, 1, -MARGIN * studio.fine]], np.float32)
 
 
 def make_portrait(studio: Studio, name: str, photo: np.ndarray, track: FaceTrack) -> Portrait:

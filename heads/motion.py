@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...signals.track import BLENDSHAPES, FaceTrack
+from ..signals.track import BLENDSHAPES, FaceTrack
 from .model import HeadModel
 
 LIMITS = np.array([40.0, 20.0, 20.0])  # degrees: yaw, pitch, roll

@@ -1,6 +1,6 @@
 """Make the head model's npz from the folder FaceXModel of an ICT-FaceKit checkout (MIT).
 
-Use: python -m svdp.training.heads.bake ICT-FaceKit/FaceXModel OUT.npz
+Use: python -m svdp.heads.bake ICT-FaceKit/FaceXModel OUT.npz
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError
+from ..errors import UserError
 
 
 def read_vertices(path: Path) -> np.ndarray:
@@ -63,7 +63,7 @@ def bake(folder: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m svdp.training.heads.bake FOLDER OUT`."""
+    """Entry point of `python -m svdp.heads.bake FOLDER OUT`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

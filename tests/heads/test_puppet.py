@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from svdp.heads.puppet import motion_of, perform
+from svdp.heads.scene import Studio, make_portrait
 from svdp.signals.crops import CropConfig, plan_crop
 from svdp.signals.images import load_image
 from svdp.signals.track import FaceTrack, detect_face, track_faces
 from svdp.signals.video import VideoReader
 from svdp.training.cast import open_studio
-from svdp.training.heads.puppet import motion_of, perform
-from svdp.training.heads.scene import Studio, make_portrait
 from svdp.training.materials import DataConfig
 
 SIZE = 128

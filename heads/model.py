@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError
+from ..errors import UserError
 from . import raster
 
 UNUSED = ("M_EyeBlend", "M_EyeOcclusion", "M_LacrimalFluid", "M_EyeLashes", "M_IrisLeft", "M_IrisRight")
@@ -91,7 +91,7 @@ def load_head_model(path: Path) -> HeadModel:
     if not path.is_file():
         raise UserError(
             f"no head model at {path}: make it from an ICT-FaceKit checkout with "
-            "`python -m svdp.training.heads.bake FaceXModel OUT.npz` and name it in the configuration (head_model)"
+            "`python -m svdp.heads.bake FaceXModel OUT.npz` and name it in the configuration (head_model)"
         )
     with np.load(path) as data:
         missing = {"V", "F", "mat", "mats", "I", "E", "names", "lm68"} - set(data.files)

@@ -8,14 +8,14 @@ import pytest
 pytest.importorskip("numba")
 
 from svdp.errors import UserError
+from svdp.heads.bake import bake
+from svdp.heads.fit import FLIP, Camera, align, fit_head, rotation_matrix
+from svdp.heads.landmarks import NUM_FACE, load_table
+from svdp.heads.model import load_head_model
+from svdp.heads.motion import Motion, invent, limit_angles, smooth_curve
+from svdp.heads.raster import displacement_field, fill_colours, rasterise, vertex_normals
 from svdp.signals.track import FaceTrack
-from svdp.training.heads.bake import bake
-from svdp.training.heads.fit import FLIP, Camera, align, fit_head, rotation_matrix
-from svdp.training.heads.landmarks import NUM_FACE, load_table
-from svdp.training.heads.model import load_head_model
-from svdp.training.heads.motion import Motion, invent, limit_angles, smooth_curve
-from svdp.training.heads.pairs import laid_over
-from svdp.training.heads.raster import displacement_field, fill_colours, rasterise, vertex_normals
+from svdp.training.rendered_pairs import laid_over
 
 
 @pytest.fixture(scope="module")
