@@ -1,6 +1,7 @@
 """Imports go one way, and each layer knows only the libraries that are its own.
 
-model <- model.hosts, signals <- heads <- nodes, training, evaluation <- cli; `errors` is below all. Nodes may also evaluate.
+model <- model.hosts, signals <- heads <- nodes, training, evaluation <- cli; `errors` is below all.
+Nodes may also evaluate.
 """
 
 from __future__ import annotations
