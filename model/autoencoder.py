@@ -4,7 +4,7 @@ Legend: B pictures, C 16 latent channels, H, W picture size, h, w latent size (H
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import Conv2d
+from torch.nn import functional as F
 
 from ..errors import UserError
 
@@ -37,17 +38,39 @@ class SoftClamp(nn.Module):
 
 
 class Block(nn.Module):
-    """Three convolutions with a residual connection; the ReLU that fuses them is the block's output."""
+    """Three convolutions with a residual connection; the ReLU that fuses them is the block's output.
+
+    A skipped block has zero weights, so it is a ReLU. Its convolutions are not computed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Sequential(_conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH))
         self.skip = nn.Identity()
         self.fuse = nn.ReLU()
+        self.skipped = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, 64, ., .) of the same size."""
-        return self.fuse(self.conv(x) + self.skip(x))
+        return self.fuse(x) if self.skipped else self.fuse(self.conv(x) + self.skip(x))
+
+
+class UpsampledConv(Conv2d):
+    """Nearest-neighbour upsampling by two, then a 3x3 convolution, computed as one transposed convolution.
+
+    The result is the same; the operations are 4/9.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, WIDTH, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 64, 2h, 2w) from (B, 64, h, w)."""
+        w = self.weight
+        pairs = F.pad(w, (1, 1, 1, 1))
+        pairs = pairs[..., 1:] + pairs[..., :-1]  # each input pixel lies under two columns and two rows of the kernel
+        pairs = pairs[..., 1:, :] + pairs[..., :-1, :]
+        return F.conv_transpose2d(x, pairs.flip(-1, -2).transpose(0, 1), stride=2, padding=1)
 
 
 def _blocks(count: int) -> list[nn.Module]:
@@ -64,7 +87,7 @@ def _encoder() -> nn.Sequential:
 def _decoder() -> nn.Sequential:
     layers: list[nn.Module] = [SoftClamp(), _conv(LATENT_CHANNELS, WIDTH), nn.ReLU()]
     for _ in range(3):
-        layers += [*_blocks(3), nn.Upsample(scale_factor=2), _conv(WIDTH, WIDTH, bias=False)]
+        layers += [*_blocks(3), nn.Identity(), UpsampledConv()]  # the identity keeps TAESD's numbers of layers
     return nn.Sequential(*layers, *_blocks(1), _conv(WIDTH, 3))
 
 
@@ -79,6 +102,22 @@ class TinyAutoencoder(nn.Module):
         super().__init__()
         self.taesd_encoder = _encoder()
         self.taesd_decoder = _decoder()
+
+    def skip_blocks(self, names: Iterable[str]) -> None:
+        """Set the named blocks' weights to zero and leave them out, as in `taesd_decoder.17`. Raises UserError."""
+        blocks = {name: module for name, module in self.named_modules() if isinstance(module, Block)}
+        unknown = sorted(set(names) - blocks.keys())
+        if unknown:
+            raise UserError(f"the autoencoder has no blocks {unknown}; its blocks are {sorted(blocks)}")
+        for name in names:
+            blocks[name].skipped = True
+            for parameter in blocks[name].parameters():
+                nn.init.zeros_(parameter).requires_grad_(False)
+
+    @property
+    def skipped_blocks(self) -> tuple[str, ...]:
+        """Names of the blocks that are left out."""
+        return tuple(n for n, m in self.named_modules() if isinstance(m, Block) and m.skipped)
 
     def encode(self, x_B3HW: Tensor) -> Tensor:
         """Latents (B, 16, H/8, W/8) of pictures in [0, 1].
@@ -128,6 +167,9 @@ class TinyAutoencoder(nn.Module):
         model = cls()
         _check_state(state, model.state_dict(), f"{encoder}" if decoder is None else f"{encoder} with {decoder}")
         model.load_state_dict(state)
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.skipped = not any(bool(p.any()) for p in module.parameters())
         return model.requires_grad_(False).train(False)
 
 

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -37,6 +37,8 @@ class AutoencoderConfig:
     teacher_decoder: str = ""
     pictures: tuple[str, ...] = ()  # glob patterns of pictures, animations and videos
     manifest: str = ""  # manifest.csv; only rows that may train bundled weights
+    start: str = ""  # weights to begin with instead of random ones
+    skipped_blocks: tuple[str, ...] = ()  # left out of the model, such as "taesd_decoder.17": less to compute
     crops_file: str = ""  # where the crops are kept; empty: in the output folder
     crops: CropsConfig = field(default_factory=CropsConfig)
     crop: int = 96  # side of the random part of a crop that a step sees
@@ -53,6 +55,7 @@ class AutoencoderConfig:
     own_latents: tuple[float, float] = (0.3, 0.6)  # progress at which the decoder starts to see own latents, sees half
     blackout: float = 0.12  # share of pictures of which all but a few ellipses is black
     bf16: bool = True
+    device: str = "cpu"
     threads: int = 0  # 0: torch's choice
     log_every: int = 20
     save_every: int = 200
@@ -78,7 +81,7 @@ class AutoencoderConfig:
                 names, where = ", ".join(unknown), f"[{key}]" if key else "the configuration"
                 raise UserError(f"unknown settings {names} in {where}: known are {', '.join(sorted(known))}")
         crops = {key: _tupled(value) for key, value in values.pop("crops", {}).items()}
-        for key in ("teacher", "teacher_decoder", "manifest", "crops_file"):
+        for key in ("teacher", "teacher_decoder", "manifest", "crops_file", "start"):
             if values.get(key):
                 values[key] = str(root / values[key])
         if not values.get("teacher"):
@@ -94,34 +97,35 @@ def _tupled(value: Any) -> Any:
 # --- pictures of a step: a pure function of (seed, step), so that a resumed run sees the same ones ------------------
 
 
-def draw_pictures(crops: np.ndarray, cfg: AutoencoderConfig, step: int) -> Tensor:
-    """Pictures (B, 3, crop, crop) float32 in [0, 1] of one step: parts, flipped, recoloured, some blacked out."""
-    rng = np.random.default_rng((cfg.seed, step))
-    offsets = rng.integers(0, crops.shape[1] - cfg.crop + 1, (cfg.batch, 2))
-    picked = rng.integers(0, len(crops), cfg.batch)
-    parts = [crops[i, y : y + cfg.crop, x : x + cfg.crop] for i, (y, x) in zip(picked, offsets, strict=True)]
-    pictures = torch.stack([_varied(part, cfg.blackout, rng) for part in parts])
-    return pictures.contiguous(memory_format=torch.channels_last)
+def draw_pictures(crops: Tensor, cfg: AutoencoderConfig, step: int) -> Tensor:
+    """Pictures (B, 3, crop, crop) float32 in [0, 1] of one step: parts, flipped, recoloured, some blacked out.
+
+    `crops` (N, S, S, 3) uint8 lies on the device that computes.
+    """
+    chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
+    draw = lambda *shape: torch.rand(*shape, generator=chance).to(crops.device)  # noqa: E731
+    picked = (draw(cfg.batch) * len(crops)).long()
+    corners = (draw(2, cfg.batch, 1) * (crops.shape[1] - cfg.crop + 1)).long()
+    along = torch.arange(cfg.crop, device=crops.device)
+    columns = torch.where(draw(cfg.batch, 1) < 0.5, along.flip(0), along)
+    parts = crops[picked[:, None, None], (corners[0] + along)[:, :, None], (corners[1] + columns)[:, None]]
+    pictures = parts.permute(0, 3, 1, 2).float() / 255
+    gamma, gains = 0.7 + 0.7 * draw(cfg.batch, 1, 1, 1), 0.8 + 0.35 * draw(cfg.batch, 3, 1, 1)
+    recoloured = (pictures**gamma * gains).clamp(0, 1)
+    pictures = torch.where(draw(cfg.batch, 1, 1, 1) < 0.4, recoloured, pictures)
+    hidden = (draw(cfg.batch, 1, 1, 1) < cfg.blackout) & ~_ellipses(draw, cfg.batch, cfg.crop)
+    return (pictures * ~hidden).contiguous(memory_format=torch.channels_last)
 
 
-def _varied(part: np.ndarray, blackout: float, rng: np.random.Generator) -> Tensor:
-    picture = part.astype(np.float32) / 255
-    if rng.random() < 0.5:
-        picture = picture[:, ::-1]
-    if rng.random() < 0.4:
-        picture = np.clip(picture ** rng.uniform(0.7, 1.4) * rng.uniform(0.8, 1.15, 3), 0, 1)
-    if rng.random() < blackout:
-        picture = picture * _ellipses(part.shape[0], rng)[..., None]
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32))
-
-
-def _ellipses(size: int, rng: np.random.Generator) -> np.ndarray:
-    ys, xs = np.mgrid[:size, :size] / size
-    shown = np.zeros((size, size), bool)
-    for _ in range(rng.integers(1, 4)):
-        (cy, cx), (ry, rx) = rng.uniform(0.1, 0.9, 2), rng.uniform(0.06, 0.3, 2)
-        shown |= ((ys - cy) / ry) ** 2 + ((xs - cx) / rx) ** 2 < 1
-    return shown
+def _ellipses(draw: Callable[..., Tensor], count: int, size: int) -> Tensor:
+    """(count, 1, size, size) bool: the inside of one to three ellipses each, as a masked driver looks."""
+    centre, radius = 0.1 + 0.8 * draw(count, 3, 2), 0.06 + 0.24 * draw(count, 3, 2)
+    axis = torch.arange(size, device=centre.device) / size
+    across = ((axis - centre[..., :1]) / radius[..., :1]).square()
+    down = ((axis - centre[..., 1:]) / radius[..., 1:]).square()
+    inside = across[:, :, None] + down[..., None] < 1
+    inside[:, 1:] &= (draw(count, 2) < 0.5)[..., None, None]
+    return inside.any(1, keepdim=True)
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -159,10 +163,9 @@ def latent_loss(z: Tensor, teacher: Tensor) -> Tensor:
     return error.square().mean() + 0.2 * charbonnier(error, 1e-2)
 
 
-def psnr(y: Tensor, x: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [0, 1] (y is clamped), over the whole batch."""
-    mse = float((y.float().clamp(0, 1) - x).square().mean())
-    return -10 * math.log10(max(mse, 1e-10))
+def psnr(y: Tensor, x: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of pictures in [0, 1] (y is clamped), over the whole batch; a scalar."""
+    return -10 * (y.float().clamp(0, 1) - x).square().mean().clamp(min=1e-10).log10()
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -175,11 +178,14 @@ class _Run:
         torch.manual_seed(cfg.seed)
         self.cfg, self.out = cfg, out
         self.teacher = TinyAutoencoder.load(cfg.teacher, cfg.teacher_decoder or None)
-        self.teacher = self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = TinyAutoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = self.teacher.to(cfg.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = TinyAutoencoder.load(cfg.start).requires_grad_(True).train() if cfg.start else TinyAutoencoder()
+        model.skip_blocks({*cfg.skipped_blocks, *model.skipped_blocks})
+        self.model: TinyAutoencoder = model.to(cfg.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema: TinyAutoencoder = deepcopy(self.model).requires_grad_(False)
-        inner = [p for p in self.model.parameters() if p.shape[:2] == (WIDTH, WIDTH)]
-        outer = [p for p in self.model.parameters() if p.shape[:2] != (WIDTH, WIDTH)]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        inner = [p for p in trained if p.shape[:2] == (WIDTH, WIDTH)]
+        outer = [p for p in trained if p.shape[:2] != (WIDTH, WIDTH)]
         self.optimizers = (
             (torch.optim.AdamW(outer, betas=(0.9, 0.99), weight_decay=cfg.weight_decay), cfg.lr),
             (Muon(inner), cfg.muon_lr),
@@ -205,16 +211,16 @@ class _Run:
 
     def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(latent loss, picture loss, pictures), the encoder untouched by the second."""
-        with autocast("cpu", torch.bfloat16, enabled=self.cfg.bf16):
+        with autocast(torch.device(self.cfg.device).type, torch.bfloat16, enabled=self.cfg.bf16):
             with torch.no_grad():
                 teacher = self.teacher.encode(x)
             own = self.model.encode(x)
             generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
-            swap = torch.rand(len(x), 1, 1, 1, generator=generator) < self.own_share()
+            swap = (torch.rand(len(x), 1, 1, 1, generator=generator) < self.own_share()).to(x.device)
             y = self.model.taesd_decoder(torch.where(swap, own.detach(), teacher))
         return latent_loss(own, teacher), picture_loss(y, x), y
 
-    def train_step(self, x: Tensor) -> dict[str, float]:
+    def train_step(self, x: Tensor) -> dict[str, Tensor]:
         """One update; returns what is logged."""
         for optimizer, peak in self.optimizers:
             optimizer.param_groups[0]["lr"] = peak * self.lr_share()
@@ -230,7 +236,7 @@ class _Run:
         with torch.no_grad():
             for mean, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(weight, 1 - decay)
-        return {"latent": float(latent.detach()), "picture": float(picture.detach()), "psnr": psnr(y.detach(), x)}
+        return {"latent": latent.detach(), "picture": picture.detach(), "psnr": psnr(y.detach(), x)}
 
     def save(self) -> None:
         """Checkpoint and EMA weights, each complete or not there."""
@@ -248,7 +254,7 @@ class _Run:
 
     def load(self) -> None:
         """Continue from the checkpoint in the output folder."""
-        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location="cpu")
+        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=self.cfg.device)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -282,7 +288,7 @@ def train(config: AutoencoderConfig, out: Path, resume: bool = False) -> Path:
     return out / WEIGHTS
 
 
-def _crops(config: AutoencoderConfig, out: Path) -> np.ndarray:
+def _crops(config: AutoencoderConfig, out: Path) -> Tensor:
     path = Path(config.crops_file) if config.crops_file else out / "crops.npy"
     if not path.is_file():
         manifest = Path(config.manifest) if config.manifest else None
@@ -290,20 +296,20 @@ def _crops(config: AutoencoderConfig, out: Path) -> np.ndarray:
     crops = np.load(path, mmap_mode="r")
     if crops.ndim != 4 or crops.shape[1] != crops.shape[2] or crops.shape[1] < config.crop or crops.shape[3] != 3:
         raise UserError(f"{path} must hold crops (N, S, S, 3) with S >= {config.crop}, got {crops.shape}: remove it")
-    return crops
+    return torch.from_numpy(np.array(crops)).to(config.device)
 
 
-def _loop(run: _Run, crops: np.ndarray) -> None:
+def _loop(run: _Run, crops: Tensor) -> None:
     cfg = run.cfg
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     last = time.monotonic()
     while run.progress < 1:
         values = run.train_step(draw_pictures(crops, cfg, run.step))
         now = time.monotonic()
         run.seconds, last = run.seconds + now - last, now
-        sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
+        sums = {key: sums.get(key, 0) + value for key, value in values.items()}
         if run.step % cfg.log_every == 0:
-            line = {key: round(value / cfg.log_every, 5) for key, value in sums.items()}
+            line = {key: round(float(value) / cfg.log_every, 5) for key, value in sums.items()}
             _log_line(run, line)
             sums = {}
         if run.step % cfg.save_every == 0:

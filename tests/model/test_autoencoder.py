@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from svdp.errors import UserError
-from svdp.model.autoencoder import SD3_SCALE, SD3_SHIFT, TinyAutoencoder
+from svdp.model.autoencoder import SD3_SCALE, SD3_SHIFT, TinyAutoencoder, UpsampledConv
 
 # TAESD's modules by index: convolutions with bias, without, and blocks (see madebyollin/taesd).
 ENCODER_CONVS, ENCODER_PLAIN, ENCODER_BLOCKS = (0, 14), (2, 6, 10), (1, 3, 4, 5, 7, 8, 9, 11, 12, 13)
@@ -131,3 +131,25 @@ def test_taesd3_loads_and_rebuilds_a_portrait(shared_dir):
     with torch.inference_mode():
         error = (teacher.decode(teacher.encode(picture)) - picture).square().mean()
     assert -10 * torch.log10(error) >= 30
+
+
+def test_upsampled_convolution_is_upsampling_then_convolution():
+    layer = UpsampledConv()
+    x = torch.randn(2, 64, 5, 7, generator=torch.Generator().manual_seed(0))
+    plain = torch.nn.functional.conv2d(x.repeat_interleave(2, 2).repeat_interleave(2, 3), layer.weight, padding=1)
+    torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_skipped_blocks_are_zero_in_the_file_and_not_computed(tmp_path):
+    model = TinyAutoencoder()
+    model.skip_blocks(["taesd_decoder.18", "taesd_encoder.1"])
+    model.save(tmp_path / "small.safetensors", dtype=torch.float32)
+    loaded = TinyAutoencoder.load(tmp_path / "small.safetensors")
+    assert loaded.skipped_blocks == ("taesd_encoder.1", "taesd_decoder.18")
+    pictures = torch.rand(1, 3, 32, 32)
+    latents = loaded.encode(pictures)
+    short, shown = loaded.decode(latents), loaded.taesd_decoder[18]
+    shown.skipped = False
+    torch.testing.assert_close(loaded.decode(latents), short)
+    with pytest.raises(UserError, match="no blocks"):
+        model.skip_blocks(["taesd_decoder.0"])

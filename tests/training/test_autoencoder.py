@@ -92,7 +92,7 @@ def test_runs_do_not_overwrite_each_other(config, tmp_path):
 
 
 def test_pictures_of_a_step_depend_on_seed_and_step_alone(config):
-    crops = np.stack([drawing(i, 32) for i in range(5)])
+    crops = torch.from_numpy(np.stack([drawing(i, 32) for i in range(5)]))
     assert torch.equal(draw_pictures(crops, config, 3), draw_pictures(crops, config, 3))
     assert not torch.equal(draw_pictures(crops, config, 3), draw_pictures(crops, config, 4))
     pictures = draw_pictures(crops, config, 3)
