@@ -117,8 +117,8 @@ def prefilled(model: Denoiser, config: TrainConfig) -> tuple[Streams, Tensor]:
     adapter = config.adapter
     size = adapter.resolution // 8
 
-    def latents(*lead: int, phases: int = 1) -> Tensor:
-        return torch.randn(*lead, phases * adapter.base.channels, size, size, dtype=torch.bfloat16)
+    def latents(*lead: int) -> Tensor:
+        return torch.randn(*lead, adapter.base.channels, size, size, dtype=torch.bfloat16)
 
     frames = adapter.segment_length
     return model.prefill(random_conditions("p", adapter, latents, 1, frames, adapter.num_history)), latents(1, frames)

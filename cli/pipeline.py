@@ -18,7 +18,6 @@ from ..model.config import AdapterConfig, FusionConfig, SegmentConfig, from_json
 from ..model.flow import Solver
 from ..model.hosts.diffusers import Denoiser, load_transformer, merge_lora
 from ..model.hosts.diffusers_vae import PictureCodec, load_autoencoder
-from ..model.phases import shifted_pictures, stack_phases
 from ..model.sampling import SamplingConfig, SegmentResult, SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.crops import CropConfig
@@ -128,7 +127,7 @@ def animate_frames(
 
     results = generate(
         model.denoiser,
-        stack_phases(encode(model, np.concatenate(shifted_pictures(source[None], model.adapter.source_density)))),
+        encode(model, source[None])[0],
         signals_of,
         plan,
         model.sampling,

@@ -56,8 +56,7 @@ class Adapter(nn.Module):
         )
         token = base.channels * base.patch**2
         self.driving_proj = operations.Linear(token, base.width, **factory) if config.uses_aligned else None
-        dense = token * config.source_density**2
-        self.source_proj = operations.Linear(dense, base.width, **factory) if config.source == "both" else None
+        self.source_proj = operations.Linear(token, base.width, **factory) if config.source == "both" else None
         self.roles = nn.Parameter(torch.zeros(len(ROLES), base.width, **factory))
         gate = torch.zeros(base.depth, **factory) if config.gate == "learned" else None
         self.condition_gate = nn.Parameter(gate) if gate is not None else None

@@ -13,6 +13,7 @@ SourceForm = Literal["tokens", "both"]
 T = TypeVar("T")
 
 REGIONS = ("eyes", "nose", "mouth")
+REMOVED_SETTINGS = {"source_density": 1}  # older adapter files may hold these, at this value only
 
 
 def from_json(cls: type[T], data: dict[str, Any]) -> T:
@@ -60,7 +61,6 @@ class AdapterConfig:
     conditioning: Conditioning = "cached"
     driving: DrivingForm = "both"
     source: SourceForm = "tokens"  # both: its latents are also added to the noisy tokens at the same place
-    source_density: int = 1  # shifts of less than a latent at which the source is encoded, along each axis
     gate: Literal["learned", "open"] = "learned"  # learned: conditions enter through a per-block gate, zero at start
     segment_length: int = 16  # new frames per segment
     num_history: int = 3  # clean frames of the segment before
@@ -82,8 +82,6 @@ class AdapterConfig:
             raise UserError(f"driving must be 'both', 'tokens' or 'aligned', got {self.driving!r}")
         if self.source not in ("tokens", "both"):
             raise UserError(f"source must be 'tokens' or 'both', got {self.source!r}")
-        if self.source_density not in (1, 2, 4):
-            raise UserError(f"source_density must be 1, 2 or 4, got {self.source_density}")
         if self.video_scope not in ("full", "position"):
             raise UserError(f"video_scope must be 'full' or 'position', got {self.video_scope!r}")
         if self.segment_length < 1 or self.num_history < 0:
@@ -122,9 +120,19 @@ class AdapterConfig:
 
 
 def adapter_config_from_json(data: dict[str, Any]) -> AdapterConfig:
-    """Inverse of `AdapterConfig.to_json`."""
+    """Inverse of `AdapterConfig.to_json`; also reads files that still have a setting of `REMOVED_SETTINGS`.
+
+    Raises `UserError` if a removed setting is not at its default, or a setting is unknown.
+    """
+    for name, default in REMOVED_SETTINGS.items():
+        if data.get(name, default) != default:
+            raise UserError(
+                f"the adapter was trained with {name} = {data[name]}, which this version no longer supports "
+                f"(only {default}): use an older version, or train the adapter again"
+            )
     base = from_json(BaseArchitecture, data["base"])
-    return from_json(AdapterConfig, {**data, "base": base})
+    kept = {k: v for k, v in data.items() if k not in REMOVED_SETTINGS}
+    return from_json(AdapterConfig, {**kept, "base": base})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,13 +34,6 @@ def sigma_schedule(steps: int, shift: float) -> Tensor:
     return shift_sigma(torch.linspace(1.0, 0.0, steps + 1), shift)
 
 
-def sample_sigmas(
-    count: int, generator: torch.Generator, shift: float = 1.0, mean: float = 0.0, std: float = 1.0
-) -> Tensor:
-    """Training noise levels (count,): logit-normal, then shifted (arXiv 2403.03206, sections 3.1 and 5.3.2)."""
-    return shift_sigma(torch.sigmoid(torch.randn(count, generator=generator) * std + mean), shift)
-
-
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """x at noise level sigma (B,) for clips x0 (B, ...)."""
     s = sigma.reshape(-1, *[1] * (x0.ndim - 1)).to(x0.dtype)

@@ -78,7 +78,7 @@ def generate(
     """Animate, segment by segment; memory does not grow with the length of the video.
 
     Args:
-        denoiser: base and adapter. source_CHW: latent of the source picture, its phases stacked (`model.phases`).
+        denoiser: base and adapter. source_CHW: latent of the source picture.
         signals_of: gives a segment's signals; called once per segment, in order.
         plan: from `plan_segments`. `history` (H, C, H, W): latents before `plan[0].start`, to resume a stopped run.
         on_step: called with (segment, steps done, predicted clean latents); it may raise to stop.

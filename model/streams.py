@@ -18,7 +18,6 @@ from .adapter import Adapter
 from .attention import FullVideoAttention, JointBlock, KeyValue, conditioned_block, joint_form_block, stream_block
 from .config import BaseArchitecture
 from .fusion import Branch
-from .phases import phase_shifts, take_phases
 from .positions import Place, crop_positions
 from .tokens import gather_tokens, patchify
 
@@ -31,7 +30,6 @@ class Host(Protocol):
     architecture: BaseArchitecture
     blocks: Sequence[JointBlock]
     checkpointing: bool  # recompute blocks in the backward pass
-    coarse: int  # latents in a row that each latent stands for (training's coarse stages); else 1
 
     def embed(self, latents_MCHW: Tensor) -> Tensor:
         """The base's own patch embedding (M, N, D), without positions."""
@@ -50,9 +48,8 @@ class Host(Protocol):
 class Conditions:
     """What a segment is made from, as latents. None: absent.
 
-    source (B, P * C, H, W) in P phases (`model.phases`); driving (B, F, C, H, W) masked driving frames; driving_index
-    (B, F, K) kept tokens; driving_strength (B, F, N, 1) for the aligned form, None is 1; history (B, H, C, H, W) clean
-    frames before.
+    source (B, C, H, W); driving (B, F, C, H, W) masked driving frames; driving_index (B, F, K) kept tokens;
+    driving_strength (B, F, N, 1) for the aligned form, None is 1; history (B, H, C, H, W) clean frames before.
     """
 
     source: Tensor | None = None
@@ -66,7 +63,7 @@ class Conditions:
 class Streams:
     """Prefilled conditions of one segment. Cached form: keys and values per block; joint form: embedded tokens.
 
-    source (B, h, P * N, d) per block; driving (B * F, h, K, d) per block; history (B, h, H * N, d) per block with
+    source (B, h, N, d) per block; driving (B * F, h, K, d) per block; history (B, h, H * N, d) per block with
     full-video attention; aligned (B * F, N, D) of the driver and aligned_source (B, N, D); *_tokens for the joint form.
     """
 
@@ -103,15 +100,10 @@ class Streams:
             history=self.history if frames[0] == 0 else None,
         )
 
-    @property
-    def has_image_conditions(self) -> bool:
-        """Whether z attends to anything but itself and the text."""
-        return any(s is not None for s in (self.source, self.driving, self.source_tokens, self.driving_tokens))
 
-
-def _positions(host: Host, latents: Tensor, place: Place, shift: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+def _positions(host: Host, latents: Tensor, place: Place) -> Tensor:
     patch = host.architecture.patch
-    return crop_positions(host.position_table(), latents.shape[-2] // patch, latents.shape[-1] // patch, place, shift)
+    return crop_positions(host.position_table(), latents.shape[-2] // patch, latents.shape[-1] // patch, place)
 
 
 def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Place, role: str) -> Tensor:
@@ -120,33 +112,16 @@ def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Plac
     return x + _positions(host, latents_MCHW, place).to(x) + adapter.role(role).to(x)
 
 
-def _source_tokens(host: Host, adapter: Adapter, source_BPCHW: Tensor) -> Tensor:
-    """Tokens (B * P, N, D) of the source at its P shifts, each between the places of the unshifted one."""
-    base, density = host.architecture, adapter.config.source_density
-    parts = []
-    for phase, (down, right) in zip(source_BPCHW.unbind(1), phase_shifts(density), strict=True):
-        shift = (down / (base.patch * host.coarse), right / (base.patch * host.coarse))
-        x = host.embed(phase)
-        parts.append(x + _positions(host, phase, "left", shift).to(x) + adapter.role("source").to(x))
-    return torch.stack(parts, 1).flatten(0, 1)
-
-
 def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams:
-    """Streams of the source alone; depends on nothing else, so once per video is enough. The source may have more
-    phases (`model.phases`), stacked in its channels, than the adapter wants."""
-    phases = take_phases(source_BCHW, host.architecture.channels, adapter.config.source_density)
-    tokens = _source_tokens(host, adapter, phases)
+    """Streams of the source alone; depends on nothing else, so once per video is enough."""
+    tokens = embed_tokens(host, adapter, source_BCHW, "left", "source")
     aligned = None
     if adapter.source_proj is not None:
-        aligned = adapter.source_proj(patchify(phases.flatten(1, 2), host.architecture.patch))
-    count = phases.shape[1]
+        aligned = adapter.source_proj(patchify(source_BCHW, host.architecture.patch))
     if adapter.config.conditioning == "joint":
-        tokens = rearrange(tokens, "(b p) n d -> b (p n) d", p=count)
         return Streams(source_tokens=tokens, aligned_source=aligned)
     vec0 = _clean_modulation(host, adapter, tokens)
-    kept = _stream_key_values(host, tokens, vec0)  # each phase attends to itself: it is a whole picture
-    together = [tuple(rearrange(t, "(b p) h n d -> b h (p n) d", p=count) for t in pair) for pair in kept]
-    return Streams(source=cast(list[KeyValue], together), aligned_source=aligned)
+    return Streams(source=_stream_key_values(host, tokens, vec0), aligned_source=aligned)
 
 
 def prefill_driving(host: Host, adapter: Adapter, conditions: Conditions) -> Streams:

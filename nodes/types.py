@@ -5,7 +5,6 @@
 from comfy_api.latest import io
 
 CATEGORY = "portrait animation"
-PACK = "SVDP"
 FACES = {"largest": "largest", "leftmost": "left", "rightmost": "right"}  # label -> `select` of signals.track
 
 FaceTrackType = io.Custom("SVDP_FACE_TRACK")  # signals.track.FaceTrack

@@ -127,9 +127,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str
     tensors = {}
     for weight, state in optimizer.state.items():
         for key, value in state.items():
-            tensor = torch.as_tensor(value)
-            shared = key.startswith("qmap")  # bitsandbytes: one table for all, which the file format refuses
-            tensors[f"optim/{key}/{names[id(weight)]}"] = tensor.clone() if shared else tensor
+            tensors[f"optim/{key}/{names[id(weight)]}"] = torch.as_tensor(value)
     return tensors
 
 
@@ -144,13 +142,11 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], 
         for weight in group["params"]:
             state = states.get(names[id(weight)])
             if state is not None:
-                optimizer.state[weight] = {k: _restored(optimizer, group, k, v, weight) for k, v in state.items()}
+                optimizer.state[weight] = {k: _restored(group, k, v, weight) for k, v in state.items()}
 
 
-def _restored(optimizer: torch.optim.Optimizer, group: dict[str, Any], kind: str, value: Tensor, weight: Tensor) -> Any:
+def _restored(group: dict[str, Any], kind: str, value: Tensor, weight: Tensor) -> Tensor:
     """A value of the optimiser's state as the optimiser keeps it; step counters stay where it has them."""
-    if kind == "step" and not isinstance(optimizer, torch.optim.AdamW):
-        return int(value)  # bitsandbytes
     return value if kind == "step" and not group.get("fused") else like(value, weight)
 
 

@@ -45,7 +45,7 @@ class DataSettings:
     root: str = "."
     train: tuple[str, ...] = ("train/*.tar",)
     heldout: tuple[str, ...] = ("heldout/*.tar",)
-    target_source: float = 0.2  # share of samples whose source is a far frame of the clip itself; none of dense sources
+    target_source: float = 0.2  # share of samples whose source is a far frame of the clip itself
     source_distance: int = 4  # how far such a frame must be from the window, in frames
     region_dropout: float = 0.05  # chance that a region is taken from the driver of a sample, for each region
     driver_dropout: float = 0.01  # chance that the driver of a sample shows nothing at all
@@ -91,13 +91,13 @@ class StageSettings:
     history: int = 0  # clean frames before them
     history_noise: float = 0.0  # highest noise level (0 to 1) of the history
     strides: tuple[int, ...] = (1,)  # distance between the frames of a window, drawn at random
-    coarse: int = 1  # side of the squares of latents that are averaged: a cheaper start, see training.coarse
     branches: BranchProbabilities = BranchProbabilities()
 
     def __post_init__(self) -> None:
         _require_share("[[stage]] until", self.until)
-        least = min(self.batch, self.frames, self.coarse, *self.strides)
-        _require(least >= 1, "[[stage]] batch, frames, strides and coarse must be 1 or more")
+        _require(
+            min(self.batch, self.frames, *self.strides) >= 1, "[[stage]] batch, frames and strides must be 1 or more"
+        )
         _require(self.history >= 0, f"[[stage]] history must be 0 or more, got {self.history}")
         _require(
             self.history > 0 or self.branches.p == 0,
@@ -131,7 +131,7 @@ class LossSettings:
 class OptimSettings:
     """Linear warm-up and a cosine to `final_lr` of the peak; EMA of the weights. "muon": see `training.optim`."""
 
-    name: Literal["adamw", "adamw8bit", "muon"] = "adamw"  # adamw8bit: needs bitsandbytes
+    name: Literal["adamw", "muon"] = "adamw"
     lr: float = 8e-4
     muon_lr: float = 1.2e-2  # peak, of the matrices that Muon updates
     final_lr: float = 0.02  # share of `lr` left at the end

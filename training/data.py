@@ -27,7 +27,6 @@ from torch import Tensor
 from ..errors import UserError
 from ..model.autoencoder import ENCODER_PREFIX, TinyAutoencoder
 from ..model.hosts.diffusers_vae import load_autoencoder
-from ..model.phases import shifted_pictures
 from ..signals.images import save_image
 from .cast import gather
 from .materials import SPLITS, DataConfig, list_media, load_data_config, with_cache
@@ -122,7 +121,7 @@ def build_shard(
     def samples():
         for index in range(number * config.clips_per_shard, (number + 1) * config.clips_per_shard):
             clip = make_clip(providers, split, seed, index)
-            yield f"{seed:04d}-{index:07d}", encode_clip(encoder, clip, config.source_density), clip.info
+            yield f"{seed:04d}-{index:07d}", encode_clip(encoder, clip), clip.info
 
     write_shard(shard_path(folder, seed, number), samples())
 
@@ -175,15 +174,13 @@ def encode_pictures(encoder: Encoder, pictures: np.ndarray) -> np.ndarray:
     return torch.cat([encode(pictures[i : i + ENCODER_BATCH]) for i in starts]).contiguous().half().numpy()
 
 
-def encode_clip(encoder: Encoder, clip: PictureClip, density: int = 1) -> dict[str, np.ndarray]:
+def encode_clip(encoder: Encoder, clip: PictureClip) -> dict[str, np.ndarray]:
     """The arrays of `training.shards`."""
-    phases = [np.concatenate(shifted_pictures(source[None], density)) for source in clip.sources]
-    parts = (np.concatenate(phases), clip.target, clip.driving)
+    parts = (clip.sources, clip.target, clip.driving)
     latents = encode_pictures(encoder, np.concatenate(parts))
     ends = np.cumsum([len(part) for part in parts])
-    stacked = (len(clip.sources), -1, *latents.shape[2:])
     return {
-        "sources": latents[: ends[0]].reshape(stacked), "target": latents[ends[0] : ends[1]],
+        "sources": latents[: ends[0]], "target": latents[ends[0] : ends[1]],
         "driving": latents[ends[1] :], "regions": pool_masks(clip.masks),
     }  # fmt: skip
 
@@ -244,8 +241,7 @@ def inspect(out: Path, split: str = "train", count: int = 8, decoder: TinyAutoen
 
 @torch.no_grad()
 def _sheet_row(arrays: dict[str, np.ndarray], decoder: TinyAutoencoder | None) -> np.ndarray:
-    channels = arrays["target"].shape[1]
-    latents = np.concatenate([arrays["sources"][:, :channels], arrays["target"][::4], arrays["driving"][::4]])
+    latents = np.concatenate([arrays["sources"], arrays["target"][::4], arrays["driving"][::4]])
     z = torch.from_numpy(latents).float()
     pictures = decoder.float().decode(z) if decoder is not None else (z[:, :3] / 4 + 0.5).clamp(0, 1)
     return np.concatenate([(255 * p.permute(1, 2, 0)).byte().numpy() for p in pictures], axis=1)

@@ -20,7 +20,7 @@ from .config import DataSettings
 class ClipBatch:
     """A batch of windows, latents in float32 at (B, ...): as the model sees them.
 
-    target (B, F, C, h, w); source (B, P * C, h, w); driving (B, F, C, h, w); regions (B, F, R, h, w) bool, of what the
+    target (B, F, C, h, w); source (B, C, h, w); driving (B, F, C, h, w); regions (B, F, R, h, w) bool, of what the
     driver shows; history (B, H, C, h, w), H may be 0; clips (B,) indices into the data.
     """
 
@@ -59,8 +59,7 @@ class Window:
 class LatentClips:
     """Clips (n of them) held in memory as float16, T frames each: see `training.shards` for the file format.
 
-    Arguments: sources (n, S, P * C, h, w) in P phases (`model.phases`), target and driving (n, T, C, h, w), regions
-    (n, T, R, h, w) uint8 or bool.
+    Arguments: sources (n, S, C, h, w), target and driving (n, T, C, h, w), regions (n, T, R, h, w) uint8 or bool.
     Raises `UserError` if there is no clip or the shapes do not belong together.
     """
 
@@ -136,8 +135,7 @@ class LatentClips:
     def _draw_source(self, choice: float, which: float, shown: list[int], data: DataSettings) -> int:
         stored = self.sources.shape[1]
         far = [t for t in range(self.num_frames) if min(abs(t - s) for s in shown) >= data.source_distance]
-        dense = self.sources.shape[2] > self.target.shape[2]  # frames of the target have no phases
-        if far and not dense and choice < data.target_source:
+        if far and choice < data.target_source:
             return stored + far[int(which * len(far))]
         return int(which * stored)
 

@@ -41,7 +41,7 @@ from .worker import WorkingCopy
 log = logging.getLogger(__name__)
 
 KEPT_TOKENS = 0.2  # share of the driving tokens that a region touches, usually
-MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # bytes of optimiser state per trained weight
+MOMENTS = {"adamw": 8, "muon": 4}  # bytes of optimiser state per trained weight
 TIMED_STEPS = 2
 MOST_OPERATIONS = {"cpu": 2e11, "cuda": 2e14}  # of a timed step
 
@@ -181,15 +181,15 @@ def _random_pass(model: Denoiser, stage: StageSettings, frames: int = 0, batch: 
     """The loss of a micro-batch of random data, of the dearest branch that the stage trains."""
     adapter, weight = model.adapter.config, next(model.adapter.parameters())
     base, count, shown = adapter.base, batch or stage.batch, frames or stage.frames
-    size = adapter.resolution // (8 * stage.coarse)
+    size = adapter.resolution // 8
     like = {"device": weight.device, "dtype": weight.dtype}
     dearest = cast(Branch, [b for b, p in zip(BRANCHES, stage.branches.values, strict=True) if p > 0][-1])
 
-    def latents(*lead: int, phases: int = 1) -> Tensor:
-        return torch.randn(*lead, phases * base.channels, size, size, **like)
+    def latents(*lead: int) -> Tensor:
+        return torch.randn(*lead, base.channels, size, size, **like)
 
     target, noise, sigmas = latents(count, shown), latents(count, shown), torch.full((count,), 0.5, **like)
-    conditions = random_conditions(dearest, adapter, latents, count, shown, stage.history, stage.coarse)
+    conditions = random_conditions(dearest, adapter, latents, count, shown, stage.history)
     velocity = model(add_noise(target, noise, sigmas), sigmas, conditions)
     return flow_loss(velocity, velocity_target(target, noise).float(), sigmas, None)[0]
 
@@ -201,17 +201,16 @@ def random_conditions(
     batch: int,
     frames: int,
     history: int,
-    coarse: int = 1,
 ) -> Conditions:
-    """What a branch sees of `batch` clips of so many frames; `latents(*lead, phases=1)` makes random ones."""
+    """What a branch sees of `batch` clips of so many frames; `latents(*lead)` makes random ones."""
     driven, index = branch in ("d", "p"), None
     device = latents(1).device
     if driven and adapter.uses_tokens:
-        tokens = (adapter.resolution // (8 * adapter.base.patch * coarse)) ** 2
+        tokens = (adapter.resolution // (8 * adapter.base.patch)) ** 2
         kept = min(tokens, -(-int(KEPT_TOKENS * tokens) // adapter.token_multiple) * adapter.token_multiple)
         index = torch.arange(kept, device=device).expand(batch, frames, kept)
     return Conditions(
-        source=latents(batch, phases=adapter.source_density**2) if branch != "u" else None,
+        source=latents(batch) if branch != "u" else None,
         driving=latents(batch, frames) if driven else None,
         driving_index=index,
         history=latents(batch, history) if branch == "p" and history else None,

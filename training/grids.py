@@ -53,9 +53,8 @@ class SampleGrid:
             signals = SegmentSignals(batch.driving[i], batch.regions[i])
             result = sample_clip(denoiser, batch.source[i], signals, stage, self.sampling)
             with torch.no_grad():
-                unshifted = batch.source[i : i + 1, : batch.target.shape[2]]  # of its phases
                 target, driver, made, source = (
-                    autoencoder.decode(z) for z in (batch.target[i], batch.driving[i], result, unshifted)
+                    autoencoder.decode(z) for z in (batch.target[i], batch.driving[i], result, batch.source[i : i + 1])
                 )
             errors.append((made.float() - target).square().mean().item())
             rows.append(_row(source[0], target, driver, made))

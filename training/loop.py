@@ -23,9 +23,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model.flow import add_noise, velocity_target
 from ..model.fusion import Branch
-from ..model.hosts.diffusers import Denoiser
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
-from .coarse import coarse_places, coarsen, require_coarse
 from .config import StageSettings, TrainConfig, config_from_json
 from .dataset import ClipBatch
 from .ema import Ema
@@ -66,8 +64,6 @@ class Trainer:
         )
         self.clips, self.heldout = load_clips(config)
         self.denoiser = build_denoiser(config)
-        for stage in config.stages:
-            require_coarse(self.heldout.latent_shape[-1], self.denoiser, stage.coarse)
         self.sharded = config.sharding == "fsdp" and self.accelerator.num_processes > 1
         self.plain = deepcopy(self.denoiser) if self.sharded and self.accelerator.is_main_process else None
         self.denoiser.to(self.accelerator.device)
@@ -178,9 +174,7 @@ class Trainer:
         places = range(first, first + stage.batch)
         windows = [rng(seed, step, WINDOW, i) for i in places]
         clips = self.clips.at(step)
-        batch = coarsen(
-            clips.sample(windows, stage.frames, stage.history, stage.strides, self.config.data), stage.coarse
-        )
+        batch = clips.sample(windows, stage.frames, stage.history, stage.strides, self.config.data)
         shape = batch.target.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=rng(seed, step, NOISE, i)) for i in places])
         total = stage.batch * world * self.config.optim.accumulate
@@ -196,9 +190,7 @@ class Trainer:
         noisy = add_noise(batch.target, noise, sigmas)
         if self.worker is not None:
             noisy, conditions = noisy.to(self.worker.dtype), self.worker.cast(conditions)
-        running = cast(Denoiser, self.accelerator.unwrap_model(self.model))
-        precision = self.accelerator.autocast() if self.sharded else nullcontext()
-        with precision, coarse_places(running, self.stage.coarse):
+        with self.accelerator.autocast() if self.sharded else nullcontext():
             velocity = self.model(noisy, sigmas, conditions)
         weight = region_weight_map(batch.regions, self.config.loss.region_weights)
         loss, per_sample = flow_loss(

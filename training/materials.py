@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from ..errors import MediaError, UserError
-from ..model.phases import DENSITIES
 from ..signals.images import load_image
 from ..signals.video import VideoReader
 from .augment import DriverChanges
@@ -23,7 +22,7 @@ VIDEO_SUFFIXES = (".mp4", ".mpg", ".mov", ".webm", ".mkv", ".avi")
 MOVING_SUFFIXES = (".webp", ".gif", ".png")
 SHARES = (
     "pair_share", "clip_share", "cross_share", "plain_share", "swap_share", "reshape_share", "paint_share",
-    "reframe_share", "replay_share",
+    "replay_share",
 )  # fmt: skip
 
 
@@ -53,9 +52,6 @@ class DataConfig:
     crop_scale: float = 1.9  # side of the crop / size of the face; the adapter must be told the same
     frames: int = 19
     sources: int = 3
-    source_density: int = (
-        1  # shifts of less than a latent at which sources are encoded (`model.phases`); as the adapter's
-    )
     clips_per_shard: int = 40
     pair_share: float = 0.5  # samples from pairs made elsewhere, if there are any
     clip_share: float = 0.25  # of the rest: self-driven samples from real or generated clips; the others are rendered
@@ -65,7 +61,6 @@ class DataConfig:
     swap_share: float = 0.3  # rendered pairs: the face of one photo in the surroundings of another
     reshape_share: float = 0.4  # rendered pairs: target with a changed head shape
     paint_share: float = 0.0  # rendered pairs: target with soft random colours all over
-    reframe_share: float = 0.0  # rendered pairs: sources in frames of their own, not in the target's as at inference
     replay_share: float = 0.5  # rendered pairs: motion of a tracked clip instead of invented motion
     driver: DriverChanges = field(default_factory=DriverChanges)  # the table [driver]
 
@@ -74,8 +69,6 @@ class DataConfig:
             raise UserError(f"size must be a multiple of 8, got {self.size}")
         if self.crop_scale <= 0:
             raise UserError(f"crop_scale must be above 0, got {self.crop_scale}")
-        if self.source_density not in DENSITIES:
-            raise UserError(f"source_density must be one of {DENSITIES}, got {self.source_density}")
         if self.frames < 1 or self.sources < 1 or self.clips_per_shard < 1:
             raise UserError("frames, sources and clips_per_shard must be at least 1")
         for name in SHARES:

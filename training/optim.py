@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from .config import OptimSettings
 from .muon import orthogonalise
 
@@ -48,8 +47,7 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def build_optimizer(module: nn.Module, optim: OptimSettings) -> torch.optim.Optimizer:
-    """Fused AdamW on the trained weights, weight decay on matrices only; with "muon" that for `MATRICES`, with
-    "adamw8bit" the one of bitsandbytes. Raises `UserError` if that is not installed."""
+    """Fused AdamW on the trained weights, weight decay on matrices only; with "muon" that for `MATRICES`."""
     trained = {k: p for k, p in module.named_parameters() if p.requires_grad}
     matrices = [k for k in trained if optim.name == "muon" and MATRICES.match(k)]
     rest = [p for k, p in trained.items() if k not in matrices]
@@ -57,21 +55,8 @@ def build_optimizer(module: nn.Module, optim: OptimSettings) -> torch.optim.Opti
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": optim.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    if optim.name == "adamw8bit":
-        return _eight_bit(groups, optim)
     settings: dict[str, Any] = {"lr": optim.lr, "betas": optim.betas, "fused": True}
     if not matrices:
         return torch.optim.AdamW(groups, **settings)
     own = {"params": [trained[k] for k in matrices], "weight_decay": 0.0, "muon": True}
     return MuonAdamW([*groups, {**own, "scale": optim.muon_lr / optim.lr}], **settings)
-
-
-def _eight_bit(groups: list[dict[str, Any]], optim: OptimSettings) -> torch.optim.Optimizer:
-    """AdamW whose moments are kept in 8 bits by blocks (Dettmers et al. 2021, arXiv 2110.02861)."""
-    try:
-        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(
-            'the 8-bit optimiser needs bitsandbytes: pip install bitsandbytes, or set [optim] name = "adamw"'
-        ) from error
-    return AdamW8bit(groups, lr=optim.lr, betas=optim.betas)

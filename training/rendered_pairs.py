@@ -47,8 +47,7 @@ def make_pair(rng: np.random.Generator, studio: Studio, cast: Cast, config: Data
     colours = draw_colours(rng, 0.4)
     heads = move_head(studio, target, motion)
     pictures = np.stack([draw(studio, target, points, shown) for points in heads])
-    framed = None if config.reframe_share and rng.random() < config.reframe_share else shown
-    sources = _draw_sources(rng, studio, cast, target, config, framed)
+    sources = _draw_sources(rng, studio, cast, target, config, shown)
     driven = move_head(studio, driver, motion)
     place = laid_over(crop_points(studio.table.locate(heads), shown), studio.table.locate(driven))
     driving, masks = _draw_driver(rng, studio, driver, driven, place, config.driver)
@@ -152,28 +151,26 @@ def _driver_actor(rng: np.random.Generator, studio: Studio, portrait: Portrait) 
 
 
 def _draw_sources(
-    rng: np.random.Generator, studio: Studio, cast: Cast, actor: Actor, config: DataConfig, shown: np.ndarray | None
+    rng: np.random.Generator, studio: Studio, cast: Cast, actor: Actor, config: DataConfig, shown: np.ndarray
 ) -> np.ndarray:
     """(S, size, size, 3) float32: first the photo as it is (or the changed person posed like it), then other poses.
 
     shown: canvas -> fine picture of the target. The sources have the same, as at inference, where the result is painted
-    into the source's own square: what does not move is where it was. None: each source has one of its own.
+    into the source's own square: what does not move is where it was.
     """
     fit = actor.place.fit
     heads = with_shell(studio, studio.model.express(actor.person, fit.expression[None]))[0]
-    own = shown if shown is not None else _jitter(rng, base_affine(studio), studio)
     untouched = actor.face is actor.place and actor.backdrop is None
     untouched = untouched and np.allclose(actor.person, studio.model.person(fit.identity))
-    if untouched and (shown is None or np.array_equal(shown, base_affine(studio))):
+    if untouched and np.array_equal(shown, base_affine(studio)):
         pictures = [photo_crop(studio, actor.place)]
     else:
-        pictures = [draw(studio, actor, fit.camera.project(heads), own)]
+        pictures = [draw(studio, actor, fit.camera.project(heads), shown)]
     other = _within_reach(actor, _draw_motion(rng, studio.model, cast, config.frames, config), config)
     calm = replace(other, expression=other.expression * rng.uniform(0.3, 1.0))
     moved = move_head(studio, actor, calm)
     for t in rng.choice(config.frames, config.sources - 1, replace=config.frames < config.sources - 1):
-        affine = shown if shown is not None else _jitter(rng, own_affine(studio, moved[t]), studio)
-        pictures.append(draw(studio, actor, moved[t], affine))
+        pictures.append(draw(studio, actor, moved[t], shown))
     return np.stack(pictures)
 
 

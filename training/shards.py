@@ -1,8 +1,7 @@
 """Clips of latents as WebDataset tar shards: `{key}.npz` (arrays) and `{key}.json` (where a clip comes from).
 
-Arrays of a clip: sources (S, P * 16, h, w) in P phases (`model.phases`) and target, driving (T, 16, h, w), float16
-latents as the model sees them; regions (T, 3, h, w) uint8 0/255: eyes, nose, mouth of the driver at latent size. The
-same clips give the same bytes.
+Arrays of a clip: sources (S, 16, h, w) and target, driving (T, 16, h, w), float16 latents as the model sees them;
+regions (T, 3, h, w) uint8 0/255: eyes, nose, mouth of the driver at latent size. The same clips give the same bytes.
 """
 
 from __future__ import annotations

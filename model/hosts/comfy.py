@@ -261,10 +261,9 @@ def extra_bytes(config: AdapterConfig, noise_shape: Sequence[int], itemsize: int
     history = 2 * len(config.blocks_with_video) * config.num_history * tokens * config.inner_width
     aligned = frames * tokens * base.width if config.uses_aligned else 0
     video = 6 * frames * tokens * config.inner_width + 2 * config.num_history * tokens * config.inner_width
-    source = tokens * config.source_density**2
-    side = source + kept  # beside each frame's own tokens in a block
+    side = tokens + kept  # beside each frame's own tokens in a block
     if config.conditioning == "joint":
-        streams, work = (source + frames * kept) * base.width, 12 * frames * side * base.width
+        streams, work = (tokens + frames * kept) * base.width, 12 * frames * side * base.width
     else:
-        streams, work = 2 * base.depth * (source + frames * kept) * base.width, 2 * frames * side * base.width
+        streams, work = 2 * base.depth * (tokens + frames * kept) * base.width, 2 * frames * side * base.width
     return itemsize * (streams + history + aligned + video + work)

@@ -76,7 +76,7 @@ class ComfyHost:
     def __init__(self, mmdit: MMDiT, options: dict[str, Any]) -> None:
         self.mmdit: Any = mmdit
         self.architecture = architecture_of_mmdit(mmdit)
-        self.checkpointing, self.coarse = False, 1
+        self.checkpointing = False
         self.comfy_blocks = [ComfyBlock(b, options) for b in self.mmdit.joint_blocks]
         self.blocks: Sequence[JointBlock] = self.comfy_blocks
 

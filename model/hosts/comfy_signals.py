@@ -13,17 +13,15 @@ from torch import Tensor
 from ...errors import UserError
 from ..autoencoder import FACTOR, LATENT_CHANNELS
 from ..config import REGIONS
-from ..phases import shifted_pictures, stack_phases
 
-DENSITY = 2  # of the source's phases: adapters take what they want of them (`model.phases`)
 _PATCH = 2
 _BLACK = 0.02  # brightest value of a pixel that counts as blacked out
 
 
 @dataclass(frozen=True)
 class VideoSignals:
-    """What a video is made from, as the VAE gives it (not scaled): source (1, P * C, h, w) in P phases, masked driving
-    frames (F, C, h, w), and where each region is, (F, 3, h, w) in [0, 1] in the order eyes, nose, mouth."""
+    """What a video is made from, as the VAE gives it (not scaled): source (1, C, h, w), masked driving frames
+    (F, C, h, w), and where each region is, (F, 3, h, w) in [0, 1] in the order eyes, nose, mouth."""
 
     source: Tensor
     driving: Tensor
@@ -61,7 +59,7 @@ def encode_signals(
         masks = [union] * len(REGIONS)
     planes = [_mask(m, name, frames, (height, width)) for m, name in zip(masks, REGIONS, strict=True)]
     return VideoSignals(
-        source=stack_phases(torch.cat([_encode(vae, p) for p in shifted_pictures(source_1HWC, DENSITY)]))[None],
+        source=_encode(vae, source_1HWC),
         driving=_encode(vae, masked_FHWC),
         masks=torch.stack([F.max_pool2d(plane, FACTOR) for plane in planes], 1),
     )

@@ -89,7 +89,7 @@ class DiffusersHost:
         self.transformer: Any = transformer
         self.architecture = architecture_from_config(transformer.config)
         self.blocks: Sequence[JointBlock] = [DiffusersBlock(b) for b in self.transformer.transformer_blocks]
-        self.checkpointing, self.coarse = False, 1
+        self.checkpointing = False
 
     def embed(self, latents_MCHW: Tensor) -> Tensor:
         return self.transformer.pos_embed.proj(latents_MCHW).flatten(2).transpose(1, 2)

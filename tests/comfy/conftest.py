@@ -170,7 +170,7 @@ def make_signals(num_frames: int, side: int = SIDE, seed: int = 3) -> Any:
             top, left = (2 * region) % (side - 2), (f + region) % (side - 2)
             masks[f, region, top : top + 2, left : left + 2] = 1
     return VideoSignals(
-        source=torch.randn(1, 4 * CHANNELS, side, side, generator=g),  # four phases, as Encode Signals makes them
+        source=torch.randn(1, CHANNELS, side, side, generator=g),
         driving=torch.randn(num_frames, CHANNELS, side, side, generator=g),
         masks=masks,
     )

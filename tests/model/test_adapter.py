@@ -37,6 +37,18 @@ def test_adapter_file_round_trip(tmp_path, noisy, conditions):
         assert torch.equal(again(noisy, torch.tensor([0.5]), conditions), d(noisy, torch.tensor([0.5]), conditions))
 
 
+def test_a_removed_setting_loads_at_its_default_and_is_refused_otherwise(tmp_path):
+    d = tiny_denoiser()
+    save_adapter(tmp_path / "a.safetensors", AdapterFile(d.adapter), torch.float32)
+    tensors = load_file(str(tmp_path / "a.safetensors"))
+    for density in (1, 2):
+        config = json.dumps({**d.adapter.config.to_json(), "source_density": density})
+        save_file(tensors, str(tmp_path / f"{density}.safetensors"), {"svdp.format": "1", "svdp.config": config})
+    assert load_adapter(tmp_path / "1.safetensors").adapter.config == d.adapter.config
+    with pytest.raises(UserError, match="source_density = 2, which this version no longer supports"):
+        load_adapter(tmp_path / "2.safetensors")
+
+
 def test_half_precision_file_is_exact_in_its_precision(tmp_path):
     d = tiny_denoiser()
     save_adapter(tmp_path / "a.safetensors", AdapterFile(d.adapter))

@@ -57,7 +57,6 @@ def test_operations_grow_with_the_batch_and_memory_with_what_is_trained() -> Non
         "mini-tokens",
         "mini-aligned",
         "mini-tokensource",
-        "mini-densesource",
     ],
 )
 def test_variants_differ_from_the_small_model_in_one_thing(root: Path, name: str) -> None:
@@ -69,19 +68,17 @@ def test_variants_differ_from_the_small_model_in_one_thing(root: Path, name: str
     expected = {
         "mini-joint": {"conditioning"}, "mini-factorised": {"video_scope"}, "mini-nohistory": {"num_history"},
         "mini-tokens": {"driving"}, "mini-aligned": {"driving"}, "mini-tokensource": {"source"},
-        "mini-densesource": {"source_density"},
     }  # fmt: skip
     assert changed == expected.get(name, set())
-    assert (variant.data != mini.data) == (name in ("mini-selfdriven", "mini-densesource"))
+    assert (variant.data != mini.data) == (name == "mini-selfdriven")
 
 
 def test_each_part_can_start_from_the_one_before_and_the_last_is_the_bundled_models(root: Path) -> None:
     first, then, last = (load_config(root / "configs" / f"mini{n}.toml") for n in ("", "-then", "-last"))
     for part in (then, last):
         assert first.adapter == part.adapter and first.base == part.base and first.data.root == part.data.root
-        assert not any(s.coarse > 1 or s.frames < 3 for s in part.stages)
+        assert not any(s.frames < 3 for s in part.stages)
         assert part.stages[-1].frames == part.adapter.segment_length and part.stages[-1].history == 3
-    assert first.stages[0].coarse == 2
     bundled = load_adapter(root / "assets" / "svdp" / "mini_adapter.safetensors")
     assert bundled.adapter.config == last.adapter and bundled.info["training"]["minutes"] == last.minutes
 
