@@ -24,13 +24,15 @@ from .config import AdapterConfig, BaseArchitecture, adapter_config_from_json
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: posed source, copy gate, aligned pixels; files of 1 load as they are
+PIXELS_PER_LATENT = 8
+COPY_PRIOR = 3.0  # log-odds of copying where the posed source is known; their negative elsewhere
 ROLES = ("noise", "source", "driving", "history")
 LORA_PREFIX = "lora."
 
 
 class Adapter(nn.Module):
-    """Full-video attention, aligned projections of driver and source, role embeddings, gates and empty-prompt context.
+    """Full-video attention, aligned projections, role embeddings, gates and empty-prompt context.
 
     Untrained (`reset_parameters`) it changes nothing: output projections, the aligned projections, roles and learned
     gates are zero. `operations` is a namespace of layer classes (a host may pass its own casting ones).
@@ -55,7 +57,12 @@ class Adapter(nn.Module):
             }
         )
         token = base.channels * base.patch**2
-        self.driving_proj = operations.Linear(token, base.width, **factory) if config.uses_aligned else None
+        pixels = 4 * (base.patch * PIXELS_PER_LATENT) ** 2  # of one token: RGB and a mask
+        aligned = pixels if config.aligned == "pixels" else token
+        self.driving_proj = operations.Linear(aligned, base.width, **factory) if config.uses_aligned else None
+        self.posed_proj = operations.Linear(pixels, base.width, **factory) if config.posed else None
+        self.copy_norm = operations.RMSNorm(base.width, eps=1e-6, **factory) if config.copy_gate else None
+        self.copy_head = operations.Linear(base.width, token, **factory) if config.copy_gate else None
         self.source_proj = operations.Linear(token, base.width, **factory) if config.source == "both" else None
         self.roles = nn.Parameter(torch.zeros(len(ROLES), base.width, **factory))
         gate = torch.zeros(base.depth, **factory) if config.gate == "learned" else None
@@ -69,7 +76,7 @@ class Adapter(nn.Module):
         for layer in self.video.values():
             assert isinstance(layer, FullVideoAttention)
             layer.reset_parameters()
-        for projection in (self.driving_proj, self.source_proj):
+        for projection in (self.driving_proj, self.source_proj, self.posed_proj, self.copy_head):
             if projection is not None:
                 zero_init(projection)
         nn.init.zeros_(self.roles)
@@ -81,6 +88,17 @@ class Adapter(nn.Module):
     def gate(self, block: int, strength: float) -> Tensor | float:
         """How far conditions enter block `block`: a float if it is known to be constant."""
         return strength if self.condition_gate is None else self.condition_gate[block].float() * strength
+
+    def copy_logits(self, x_MND: Tensor, known_MNP: Tensor) -> Tensor:
+        """Log-odds (M, N, C * patch^2) of passing the posed source on, from z's tokens after the last block.
+
+        `known_MNP` (M, N, patch^2) in 0..1 is the share of each latent that the photo shows. Untrained, known places
+        are copied and others are not.
+        """
+        assert self.copy_norm is not None and self.copy_head is not None, "the adapter has no copy gate"
+        prior = COPY_PRIOR * (2 * known_MNP - 1)
+        channels = self.config.base.channels
+        return self.copy_head(self.copy_norm(x_MND)).float() + prior.repeat(1, 1, channels)
 
     def is_closed(self) -> bool:
         """Whether every learned gate is exactly zero, so that conditions cannot enter (an untrained adapter)."""

@@ -10,6 +10,7 @@ from ..errors import UserError
 Conditioning = Literal["cached", "joint"]
 DrivingForm = Literal["both", "tokens", "aligned"]
 SourceForm = Literal["tokens", "both"]
+AlignedForm = Literal["latents", "pixels"]
 T = TypeVar("T")
 
 REGIONS = ("eyes", "nose", "mouth")
@@ -61,6 +62,9 @@ class AdapterConfig:
     conditioning: Conditioning = "cached"
     driving: DrivingForm = "both"
     source: SourceForm = "tokens"  # both: its latents are also added to the noisy tokens at the same place
+    aligned: AlignedForm = "latents"  # how the aligned driver enters; pixels need no encoder and lose no detail
+    posed: bool = False  # the source posed by its 3D head enters, aligned, as pixels with the mask of what is known
+    copy_gate: bool = False  # what is right in the posed source is passed on: x0 = m * posed + (1 - m) * network
     gate: Literal["learned", "open"] = "learned"  # learned: conditions enter through a per-block gate, zero at start
     segment_length: int = 16  # new frames per segment
     num_history: int = 3  # clean frames of the segment before
@@ -82,6 +86,10 @@ class AdapterConfig:
             raise UserError(f"driving must be 'both', 'tokens' or 'aligned', got {self.driving!r}")
         if self.source not in ("tokens", "both"):
             raise UserError(f"source must be 'tokens' or 'both', got {self.source!r}")
+        if self.aligned not in ("latents", "pixels"):
+            raise UserError(f"aligned must be 'latents' or 'pixels', got {self.aligned!r}")
+        if self.copy_gate and not self.posed:
+            raise UserError("copy_gate needs posed = true: there is nothing else to copy")
         if self.video_scope not in ("full", "position"):
             raise UserError(f"video_scope must be 'full' or 'position', got {self.video_scope!r}")
         if self.segment_length < 1 or self.num_history < 0:
@@ -113,6 +121,11 @@ class AdapterConfig:
     def uses_aligned(self) -> bool:
         """Whether the driver's latents are added, aligned, to the noisy tokens."""
         return self.driving in ("both", "aligned")
+
+    @property
+    def uses_driving_latents(self) -> bool:
+        """Whether the driver has to be encoded."""
+        return self.uses_tokens or self.aligned == "latents"
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, inverse of `adapter_config_from_json`."""

@@ -12,9 +12,10 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .adapter import Adapter
+from .adapter import PIXELS_PER_LATENT, Adapter
 from .attention import FullVideoAttention, JointBlock, KeyValue, conditioned_block, joint_form_block, stream_block
 from .config import BaseArchitecture
 from .fusion import Branch
@@ -50,6 +51,8 @@ class Conditions:
 
     source (B, C, H, W); driving (B, F, C, H, W) masked driving frames; driving_index (B, F, K) kept tokens;
     driving_strength (B, F, N, 1) for the aligned form, None is 1; history (B, H, C, H, W) clean frames before.
+    driving_pixels (B, F, 4, 8 H, 8 W) masked driver and mask in 0..1, where the adapter takes pixels; posed_pixels
+    likewise, the posed source and what of it is known; posed (B, F, C, H, W) its latents for the copy gate.
     """
 
     source: Tensor | None = None
@@ -57,6 +60,9 @@ class Conditions:
     driving_index: Tensor | None = None
     driving_strength: Tensor | None = None
     history: Tensor | None = None
+    driving_pixels: Tensor | None = None
+    posed_pixels: Tensor | None = None
+    posed: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Streams:
 
     source (B, h, N, d) per block; driving (B * F, h, K, d) per block; history (B, h, H * N, d) per block with
     full-video attention; aligned (B * F, N, D) of the driver and aligned_source (B, N, D); *_tokens for the joint form.
+    posed (B * F, N, D); posed_latents (B * F, C, H, W) and known (B * F, N, patch^2) are what the copy gate needs.
     """
 
     source: list[KeyValue] | None = None
@@ -74,9 +81,12 @@ class Streams:
     aligned_source: Tensor | None = None
     source_tokens: Tensor | None = None
     driving_tokens: Tensor | None = None
+    posed: Tensor | None = None
+    posed_latents: Tensor | None = None
+    known: Tensor | None = None
 
     def branch(self, branch: Branch) -> Streams:
-        """What the branch sees: u nothing, s source, d source and driver, p everything (paper, signal fusion)."""
+        """What the branch sees: u nothing, s source, d source, posed source and driver, p everything."""
         if branch == "u":
             return Streams()
         if branch == "s":
@@ -85,18 +95,19 @@ class Streams:
 
     def of_frames(self, frames: Sequence[int]) -> Streams:
         """Streams of some of a single clip's frames; history only reaches frames that follow it at once."""
-        if self.driving is None and self.aligned is None and self.driving_tokens is None:
-            return self if frames[0] == 0 else replace(self, history=None)
+        by_frame = ("aligned", "driving_tokens", "posed", "posed_latents", "known")
         per_block = self.driving[0][0] if self.driving is not None else None
-        of = next(d for d in (self.aligned, self.driving_tokens, per_block) if d is not None)
+        of = next((t for t in (*(getattr(self, name) for name in by_frame), per_block) if t is not None), None)
+        if of is None:
+            return self if frames[0] == 0 else replace(self, history=None)
         if list(frames) == list(range(len(of))):
             return self
         index = torch.tensor(list(frames), device=of.device)
+        chosen = {name: t[index] for name in by_frame if (t := getattr(self, name)) is not None}
         return replace(
             self,
+            **chosen,
             driving=[(k[index], v[index]) for k, v in self.driving] if self.driving is not None else None,
-            aligned=self.aligned[index] if self.aligned is not None else None,
-            driving_tokens=self.driving_tokens[index] if self.driving_tokens is not None else None,
             history=self.history if frames[0] == 0 else None,
         )
 
@@ -126,17 +137,20 @@ def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams
 
 def prefill_driving(host: Host, adapter: Adapter, conditions: Conditions) -> Streams:
     """Streams of the masked driver: kept tokens and the aligned term, as the adapter's form of driving says."""
-    assert conditions.driving is not None
-    latents = conditions.driving.flatten(0, 1)
-    aligned, kept = None, None
-    if adapter.config.uses_aligned:
-        assert adapter.driving_proj is not None
-        aligned = adapter.driving_proj(patchify(latents, host.architecture.patch))
+    aligned, kept, patch = None, None, host.architecture.patch
+    if adapter.driving_proj is not None:
+        if adapter.config.aligned == "pixels":
+            assert conditions.driving_pixels is not None, "this adapter takes the driver as pixels"
+            patches = patchify(conditions.driving_pixels.flatten(0, 1), PIXELS_PER_LATENT * patch)
+        else:
+            assert conditions.driving is not None, "this adapter takes the driver as latents"
+            patches = patchify(conditions.driving.flatten(0, 1), patch)
+        aligned = adapter.driving_proj(patches)
         if conditions.driving_strength is not None:
             aligned = aligned * conditions.driving_strength.flatten(0, 1).to(aligned.dtype)
     if adapter.config.uses_tokens:
-        assert conditions.driving_index is not None, "token driving needs the kept tokens' indices"
-        tokens = embed_tokens(host, adapter, latents, "right", "driving")
+        assert conditions.driving is not None and conditions.driving_index is not None, "token driving needs both"
+        tokens = embed_tokens(host, adapter, conditions.driving.flatten(0, 1), "right", "driving")
         kept = gather_tokens(tokens, conditions.driving_index.flatten(0, 1))
     if kept is None:
         return Streams(aligned=aligned)
@@ -144,6 +158,18 @@ def prefill_driving(host: Host, adapter: Adapter, conditions: Conditions) -> Str
         return Streams(aligned=aligned, driving_tokens=kept)
     vec0 = _clean_modulation(host, adapter, kept)
     return Streams(aligned=aligned, driving=_stream_key_values(host, kept, vec0))
+
+
+def prefill_posed(adapter: Adapter, conditions: Conditions) -> Streams:
+    """Streams of the posed source: its aligned term, and what the copy gate passes on."""
+    assert conditions.posed_pixels is not None and adapter.posed_proj is not None
+    pixels, patch = conditions.posed_pixels.flatten(0, 1), adapter.config.base.patch
+    posed = adapter.posed_proj(patchify(pixels, PIXELS_PER_LATENT * patch))
+    if not adapter.config.copy_gate:
+        return Streams(posed=posed)
+    assert conditions.posed is not None, "the copy gate needs the posed source's latents"
+    known = patchify(F.avg_pool2d(pixels[:, 3:].float(), PIXELS_PER_LATENT), patch)
+    return Streams(posed=posed, posed_latents=conditions.posed.flatten(0, 1), known=known)
 
 
 def prefill_history(host: Host, adapter: Adapter, history_BHCHW: Tensor) -> Streams:
@@ -165,9 +191,12 @@ def prefill(host: Host, adapter: Adapter, conditions: Conditions, source: Stream
     streams = source or Streams()
     if source is None and conditions.source is not None:
         streams = prefill_source(host, adapter, conditions.source)
-    if conditions.driving is not None:
+    if conditions.driving is not None or conditions.driving_pixels is not None:
         d = prefill_driving(host, adapter, conditions)
         streams = replace(streams, driving=d.driving, aligned=d.aligned, driving_tokens=d.driving_tokens)
+    if conditions.posed_pixels is not None and adapter.posed_proj is not None:
+        p = prefill_posed(adapter, conditions)
+        streams = replace(streams, posed=p.posed, posed_latents=p.posed_latents, known=p.known)
     if conditions.history is not None and conditions.history.shape[1]:
         streams = replace(streams, history=prefill_history(host, adapter, conditions.history).history)
     return streams
@@ -202,6 +231,16 @@ def _video(adapter: Adapter, index: int) -> FullVideoAttention:
     return cast(FullVideoAttention, adapter.video[str(index)])
 
 
+def copied(velocity_MCHW: Tensor, z_MCHW: Tensor, posed_MCHW: Tensor, mask_MCHW: Tensor, sigma_M: Tensor) -> Tensor:
+    """Velocity whose clean prediction is m * posed + (1 - m) * the network's (copy gate, design section 12).
+
+    `sigma_M` is above 0. Works in float32.
+    """
+    sigma = sigma_M.float().clamp(min=1e-4)[:, None, None, None]
+    towards = (z_MCHW.float() - posed_MCHW.float()) / sigma
+    return velocity_MCHW + mask_MCHW * (towards - velocity_MCHW.float())
+
+
 class BlockRunner:
     """Runs a base's blocks for one branch of one forward pass.
 
@@ -224,7 +263,18 @@ class BlockRunner:
             x = x + _per_frame(self.streams.aligned_source, self.frames).to(x.dtype) * self.strength
         if self.streams.aligned is not None:
             x = x + self.streams.aligned.to(x.dtype) * self.strength
+        if self.streams.posed is not None:
+            x = x + self.streams.posed.to(x.dtype) * self.strength
         return x, self._side_tokens()
+
+    def copy_mask(self, x_MND: Tensor) -> Tensor | None:
+        """How far the posed source is passed on (M, C, H, W) in 0..1, from z after the last block; None: not at all."""
+        s, patch = self.streams, self.host.architecture.patch
+        if s.posed_latents is None or s.known is None:
+            return None
+        mask = torch.sigmoid(self.adapter.copy_logits(x_MND, s.known)) * self.strength
+        rows = s.posed_latents.shape[-2] // patch
+        return rearrange(mask, "m (h w) (c p q) -> m c (h p) (w q)", h=rows, p=patch, q=patch)
 
     def _side_tokens(self) -> Tensor | None:
         s = self.streams

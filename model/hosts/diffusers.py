@@ -19,7 +19,7 @@ from ..adapter import Adapter, check_base
 from ..attention import QKV, JointBlock, attend
 from ..config import BaseArchitecture
 from ..fusion import Branch
-from ..streams import BlockRunner, Conditions, Streams, prefill
+from ..streams import BlockRunner, Conditions, Streams, copied, prefill
 from ..weights import architecture_of, is_native, strip_prefix, to_diffusers, to_native
 
 
@@ -150,7 +150,10 @@ class Denoiser(nn.Module):
         txt, vec = t.context_embedder(context), self.host.modulation(sigma_M, pooled)
         for i in range(len(self.host.blocks)):
             x, side, txt = runner.block(i, x, side, txt, vec)
-        return self._unpatchify(t.proj_out(t.norm_out(x, vec)), latents).unflatten(0, (batch, frames))
+        velocity = self._unpatchify(t.proj_out(t.norm_out(x, vec)), latents)
+        if (mask := runner.copy_mask(x)) is not None:
+            velocity = copied(velocity, latents, cast(Tensor, runner.streams.posed_latents), mask, sigma_M)
+        return velocity.unflatten(0, (batch, frames))
 
     def _base(self, latents: Tensor, sigma_M: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
         return self.transformer(
