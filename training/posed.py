@@ -23,7 +23,6 @@ from ..heads.model import load_head_model
 from ..heads.motion import Motion, invent, limit_angles, replay
 from ..heads.place import place, transfer
 from ..heads.scene import (
-    MARGIN,
     SUPERSAMPLING,
     Actor,
     Portrait,
@@ -38,13 +37,14 @@ from ..heads.scene import (
 )
 from ..heads.texture import anatomy
 from ..signals.crops import resample
+from ..signals.motion import STEADY
 from ..signals.regions import RegionConfig, region_masks
 from ..signals.track import BLENDSHAPES, FaceTrack
 from .augment import DriverChanges, disturb
 from .pictures import draw_colours, draw_paint, lift_dark, random_backdrop, to_bytes
-from .rendered_pairs import NEAR, laid_over
 
 Kind = Literal["rendered", "photo", "clip"]
+NEAR = np.array([27.0, 16.0, 18.0])  # degrees from about the photo's own pose: how far warped photos look right
 SHAPE_JITTER = 0.45  # spread of the identity weights that make another head of one photo
 MARK_NOISE = (0.010, 0.004)  # a tracker's error in eye distances: of all frames alike, of each frame
 
@@ -243,7 +243,10 @@ def _photo(rng: np.random.Generator, world: World) -> PosedSample:
     marks = studio.table.locate(points[None])[0].astype(np.float32)
     true = crop_points(portrait.landmarks[None], shown) / SUPERSAMPLING
     motion = Motion(
-        portrait.fit.expression[None], _angles_of(portrait.fit)[None], np.zeros((1, 2), np.float32), np.ones(1, np.float32)
+        portrait.fit.expression[None],
+        _angles_of(portrait.fit)[None],
+        np.zeros((1, 2), np.float32),
+        np.ones(1, np.float32),
     )
     if rng.random() < config.own_driver_share:
         driven, masks = _own_driver(rng, world, target[None], true)
@@ -346,11 +349,19 @@ def _rendered_driver(
     driven = move_head(studio, actor, motion)
     own = studio.table.locate(driven)
     over = crop_points(studio.table.locate(heads) if heads is not None else landmarks, shown)
-    affine = laid_over(over, own)
+    affine = _laid_over(over, own)
     pictures = np.stack([draw(studio, actor, points, affine) for points in driven])
     marks = crop_points(own, affine) / SUPERSAMPLING * [1, 1, -1]
     changed, masks = _changed(rng, pictures, marks, config)
     return changed, masks, _noisy(rng, marks)
+
+
+def _laid_over(target: np.ndarray, driver: np.ndarray) -> np.ndarray:
+    """(2, 3): the scale and shift that lay a driver's landmarks (T, 478, 3) over the target's, all frames together."""
+    p, q = (points[:, list(STEADY), :2].reshape(-1, 2).astype(np.float64) for points in (driver, target))
+    middle_p, middle_q = p.mean(0), q.mean(0)
+    zoom = np.vdot(p - middle_p, q - middle_q) / np.vdot(p - middle_p, p - middle_p)
+    return np.concatenate([zoom * np.eye(2), (middle_q - zoom * middle_p)[:, None]], 1).astype(np.float32)
 
 
 def _stand_in(
@@ -432,7 +443,7 @@ def _cut(canvas: np.ndarray, shown: np.ndarray, studio: Studio) -> np.ndarray:
 
 
 def _wide_picture(studio: Studio, actor: Actor, points: np.ndarray) -> np.ndarray:
-    """(n, n, 3) float32: the actor with these canvas points on a whole canvas, drawn at the training picture's fineness."""
+    """(n, n, 3) float32: the actor with these canvas points on a whole canvas, as sharp as a training picture."""
     wide = replace(studio, size=studio.canvas_size // SUPERSAMPLING)
     small = draw(wide, actor, points, np.eye(2, 3, dtype=np.float32))
     return cv2.resize(small, (studio.canvas_size,) * 2, interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.float32)
@@ -532,6 +543,4 @@ def _painted(gains: np.ndarray, portrait: Portrait) -> Portrait:
 
         own = look_up(gains, portrait.points[: len(skin.colours)])
     colours = np.clip(skin.colours * own, 0, 255).astype(np.float32)
-    return replace(
-        portrait, canvas=np.clip(portrait.canvas * gains, 0, 255), skin=replace(skin, colours=colours)
-    )
+    return replace(portrait, canvas=np.clip(portrait.canvas * gains, 0, 255), skin=replace(skin, colours=colours))

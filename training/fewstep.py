@@ -1,0 +1,684 @@
+"""Training of the posed model for few steps: pairs rendered while training, flow and decoded losses, a discriminator.
+
+One step reads top to bottom in `Run.step`: draw a batch, noise it, predict, compare latents and decoded pictures, update.
+Only PyTorch, NumPy, numba, einops, OpenCV, safetensors and diffusers are needed: it runs on a bare machine with a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UserError
+from ..model.adapter import Adapter, AdapterFile, save_adapter
+from ..model.autoencoder import TinyAutoencoder
+from ..model.config import AdapterConfig
+from ..model.fusion import Branch
+from ..model.hosts.diffusers import Denoiser, build_transformer, save_transformer
+from ..model.streams import Conditions
+from .muon import orthogonalise
+from .optim import MATRICES
+from .posed import PosedSample, World, fit_face_twice, make_sample
+
+log = logging.getLogger(__name__)
+
+TEXT_STREAM = (
+    "context_embedder",
+    "add_q_proj",
+    "add_k_proj",
+    "add_v_proj",
+    "to_add_out",
+    "ff_context",
+    "norm1_context",
+)
+REGION_WEIGHT = 4.0  # of the loss inside eyes, nose and mouth
+FEATURE_LAYERS = (2, 6, 10)  # of the autoencoder's encoder
+KINDS = ("rendered", "photo", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewStepConfig:
+    """A run of `train`."""
+
+    adapter: AdapterConfig
+    minutes: float = 600.0
+    max_steps: int = 10**9
+    clips: int = 4  # clips in a batch
+    frames: int = 8  # of a clip in a batch, history aside
+    photos: int = 32  # single frames in a batch of photos
+    photo_share: float = 0.25  # of the batches
+    lr: float = 6e-4
+    muon_lr: float = 1e-2
+    final_lr: float = 0.03  # share of the rates at the end
+    warmup: int = 100
+    ema: float = 0.999
+    levels: tuple[float, ...] = (1.0, 0.9, 0.75, 0.5)  # noise levels of the few steps
+    level_shares: tuple[float, ...] = (0.4, 0.1, 0.15, 0.1)  # the rest is spread from 0.05 to 1
+    own_share: float = 0.5  # inputs and history made from the model's own predictions
+    draft_share: float = 0.1  # inputs made from the posed source: sampling may start there
+    drop_driver: float = 0.05
+    drop_posed: float = 0.07
+    branches: tuple[float, float, float] = (0.02, 0.04, 0.54)  # u, s, d; the rest is p
+    decoded: float = 1.0  # weight of the decoded pictures' loss
+    features: float = 0.3
+    adversarial: float = 0.04
+    adversarial_from: float = 0.45  # progress at which the discriminator starts to count
+    workers: int = 1
+    capacity: int = 64  # clips held in memory; photos: eight times as many
+    heldout: int = 24
+    eval_every: float = 60.0  # seconds
+    save_every: float = 120.0
+    threads: int = 0
+    device: str = "cpu"
+    seed: int = 0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- samples: rendered by processes, kept on the device ---------------------------------------------------------------
+
+_WORLD: World | None = None  # of the render processes; inherited, not sent
+
+
+def _fit(number: int) -> Any:
+    assert _WORLD is not None
+    return fit_face_twice(_WORLD.faces[number], _WORLD)
+
+
+def fit_world(world: World, workers: int) -> World:
+    """The world with fitted faces, those that fit badly left out."""
+    global _WORLD
+    _WORLD = world
+    if workers > 1:
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            fitted = pool.map(_fit, range(len(world.faces)), chunksize=4)
+    else:
+        fitted = [_fit(n) for n in range(len(world.faces))]
+    good = [face for face in fitted if face is not None]
+    log.info("%d of %d faces fit", len(good), len(world.faces))
+    return replace(world, faces=good)
+
+
+def _render(out: Any, seed: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    os.nice(3)
+    rng = np.random.default_rng(seed)
+    while True:
+        assert _WORLD is not None
+        try:
+            out.put(make_sample(rng, _WORLD))
+        except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
+            log.warning("a sample was left out: %s", error)
+
+
+class Renderers:
+    """Processes that render samples without end."""
+
+    def __init__(self, world: World, workers: int, seed: int) -> None:
+        global _WORLD
+        _WORLD = world
+        context = multiprocessing.get_context("fork")
+        self.queue: Any = context.Queue(maxsize=4 * workers)
+        self.processes = [
+            context.Process(target=_render, args=(self.queue, seed * 1000 + n), daemon=True) for n in range(workers)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def close(self) -> None:
+        """Stop them."""
+        for process in self.processes:
+            process.kill()
+
+
+class Store:
+    """A ring of samples on the device: pictures as uint8, latents in half precision."""
+
+    def __init__(self, capacity: int, frames: int, size: int, autoencoder: TinyAutoencoder, device: str) -> None:
+        whole = {"device": device, "dtype": torch.uint8}
+        self.source = torch.zeros(capacity, 3, size, size, **whole)  # type: ignore[arg-type]
+        self.target = torch.zeros(capacity, frames, 3, size, size, **whole)  # type: ignore[arg-type]
+        self.posed = torch.zeros(capacity, frames, 4, size, size, **whole)  # type: ignore[arg-type]
+        self.driver = torch.zeros(capacity, frames, 4, size, size, **whole)  # type: ignore[arg-type]
+        self.real = torch.zeros(capacity, device=device, dtype=torch.bool)  # the target is a photo or a real clip
+        side = size // 8
+        half = {"device": device, "dtype": torch.bfloat16}
+        self.source_z = torch.zeros(capacity, 16, side, side, **half)  # type: ignore[arg-type]
+        self.target_z = torch.zeros(capacity, frames, 16, side, side, **half)  # type: ignore[arg-type]
+        self.posed_z = torch.zeros(capacity, frames, 16, side, side, **half)  # type: ignore[arg-type]
+        self.autoencoder, self.device, self.added, self.capacity = autoencoder, device, 0, capacity
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def add(self, sample: PosedSample) -> None:
+        """Encode a sample and put it in the oldest one's place."""
+        n = self.added % self.capacity
+        put = lambda a: torch.from_numpy(np.moveaxis(a, -1, -3).copy()).to(self.device)  # noqa: E731
+        source, target, posed, driver = (put(a) for a in (sample.source, sample.target, sample.posed, sample.driver))
+        self.source[n], self.target[n], self.posed[n], self.driver[n] = source, target, posed, driver
+        self.source_z[n] = self._encode(source[None])[0]
+        self.target_z[n], self.posed_z[n] = self._encode(target), self._encode(posed[:, :3])
+        self.real[n] = sample.kind != "rendered"
+        self.added += 1
+
+    @torch.no_grad()
+    def _encode(self, pictures: Tensor) -> Tensor:
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            return self.autoencoder.encode(pictures.float() / 255)
+
+    def batch(self, rows: Tensor, frames: Tensor) -> dict[str, Tensor]:
+        """Samples `rows` (B,) at `frames` (B, F)."""
+        r = rows[:, None]
+        unit = lambda t: t.float() / 255  # noqa: E731
+        return {
+            "source_z": self.source_z[rows].float(), "z": self.target_z[r, frames].float(),
+            "posed_z": self.posed_z[r, frames].float(), "target": self.target[r, frames],
+            "posed": unit(self.posed[r, frames]), "driver": unit(self.driver[r, frames]), "real": self.real[rows],
+        }  # fmt: skip
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def charbonnier(error: Tensor, weight: Tensor | float = 1.0, eps: float = 1e-3) -> Tensor:
+    """Weighted mean of sqrt(e^2 + eps^2)."""
+    return (weight * torch.sqrt(error.float().square() + eps * eps)).mean()
+
+
+def gradient_loss(error: Tensor, weight: Tensor) -> Tensor:
+    """Charbonnier of horizontal and vertical differences: edges must be where they are."""
+    return charbonnier(error.diff(dim=-1), weight[..., 1:]) + charbonnier(error.diff(dim=-2), weight[..., 1:, :])
+
+
+def features(autoencoder: TinyAutoencoder, pictures: Tensor) -> list[Tensor]:
+    """Channel-normalised features of the frozen encoder."""
+    found, x = [], pictures
+    for number, layer in enumerate(autoencoder.taesd_encoder):
+        x = layer(x)
+        if number in FEATURE_LAYERS:
+            found.append(F.normalize(x.float(), dim=1, eps=1e-3))
+        if number == max(FEATURE_LAYERS):
+            break
+    return found
+
+
+class Discriminator(nn.Module):
+    """Patches of pictures, real or made (Isola et al. 2017), with spectral normalisation."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 4 * width, 4 * width)
+        norm = nn.utils.parametrizations.spectral_norm
+        self.layers = nn.ModuleList(
+            norm(nn.Conv2d(a, b, 4, 2 if n < 3 else 1, 1))
+            for n, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+        )
+        self.last = norm(nn.Conv2d(widths[-1], 1, 3, 1, 1))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores (B, 1, h, w), and the features on the way."""
+        x, kept = pictures * 2 - 1, []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            kept.append(x)
+        return self.last(x), kept
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+class FewStepOptimizer:
+    """Muon on the matrices that image tokens go through (all of one shape together), AdamW on the rest."""
+
+    def __init__(self, module: nn.Module, lr: float, muon_lr: float) -> None:
+        trained = {k: p for k, p in module.named_parameters() if p.requires_grad}
+        self.matrices = [p for k, p in trained.items() if MATRICES.match(k)]
+        rest = [p for k, p in trained.items() if not MATRICES.match(k)]
+        fused = rest[0].device.type == "cuda"
+        self.adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+        self.momentum = [torch.zeros_like(p) for p in self.matrices]
+        self.lr, self.muon_lr = lr, muon_lr
+        self.groups: dict[tuple[int, ...], list[int]] = {}
+        for n, p in enumerate(self.matrices):
+            self.groups.setdefault(tuple(p.shape), []).append(n)
+
+    @torch.no_grad()
+    def step(self, share: float) -> None:
+        """One update at a share of the learning rates."""
+        for group in self.adamw.param_groups:
+            group["lr"] = self.lr * share
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        for numbers in self.groups.values():
+            numbers = [n for n in numbers if self.matrices[n].grad is not None]
+            if not numbers:
+                continue
+            grads = torch.stack([cast(Tensor, self.matrices[n].grad) for n in numbers])
+            kept = torch.stack([self.momentum[n] for n in numbers]).lerp_(grads, 0.05)
+            updates = orthogonalise_all(torch.lerp(grads, kept, 0.95))
+            for row, n in enumerate(numbers):
+                self.momentum[n].copy_(kept[row])
+                self.matrices[n].sub_(updates[row].to(self.matrices[n].dtype), alpha=self.muon_lr * share)
+                self.matrices[n].grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later run needs."""
+        return {"adamw": self.adamw.state_dict(), "momentum": self.momentum}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.adamw.load_state_dict(state["adamw"])
+        for own, saved in zip(self.momentum, state["momentum"], strict=True):
+            own.copy_(saved)
+
+
+def orthogonalise_all(matrices: Tensor) -> Tensor:
+    """`muon.orthogonalise` of (n, rows, columns) matrices at once."""
+    if matrices.device.type == "cpu":
+        return torch.stack([orthogonalise(m.bfloat16()) for m in matrices])
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.bfloat16()
+    x = x / (x.float().flatten(1).norm(dim=1)[:, None, None].to(x) + 1e-7)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    for _ in range(5):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def build_denoiser(config: FewStepConfig) -> Denoiser:
+    """A base and adapter from random weights; the text stream of the constant prompt is zero and not trained."""
+    torch.manual_seed(config.seed)
+    transformer = build_transformer(config.adapter.base)
+    for name, parameter in transformer.named_parameters():
+        if any(part in name for part in TEXT_STREAM):
+            nn.init.zeros_(parameter).requires_grad_(False)
+    denoiser = Denoiser(transformer, Adapter(config.adapter))
+    cast(Any, denoiser.adapter).context.requires_grad_(False)
+    return denoiser.to(config.device)
+
+
+class Run:
+    """Weights, samples and clocks of one run."""
+
+    def __init__(
+        self, config: FewStepConfig, autoencoder: TinyAutoencoder, world: World, heldout: World, out: Path
+    ) -> None:
+        self.config, self.out = config, out
+        self.kind = torch.device(config.device).type
+        self.renderers = Renderers(world, config.workers, config.seed + 1)
+        size, frames = world.config.size, world.config.frames
+        self.autoencoder = autoencoder.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.store = Store(config.capacity, frames, size, autoencoder, config.device)
+        self.photo_store = Store(8 * config.capacity, 1, size, autoencoder, config.device)
+        self.heldout = _heldout(config, heldout, autoencoder)
+        self.denoiser = build_denoiser(config)
+        self.optimizer = FewStepOptimizer(self.denoiser, config.lr, config.muon_lr)
+        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        self.trained, self.average = trained, [p.detach().clone() for p in trained]
+        self.judge = Discriminator().to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = self.kind == "cuda"
+        self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=fused)
+        self.steps, self.seconds, self.arrived = 0, 0.0, 0
+        self.sums: dict[str, Tensor] = {}
+        self.waiting: queue.Queue[PosedSample] = queue.Queue(maxsize=4096)
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def _receive(self) -> None:
+        while True:
+            self.waiting.put(self.renderers.queue.get())
+
+    def take_samples(self, most: int) -> None:
+        """Put what has been rendered into the stores."""
+        for _ in range(most):
+            try:
+                sample = self.waiting.get_nowait()
+            except queue.Empty:
+                return
+            (self.photo_store if len(sample.target) == 1 else self.store).add(sample)
+            self.arrived += 1
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        return min(1.0, max(self.seconds / 60 / self.config.minutes, self.steps / self.config.max_steps))
+
+    @property
+    def lr_share(self) -> float:
+        """Linear warm-up, a flat middle, and a fall over the last 60 %."""
+        fall = max(0.0, (self.progress - 0.4) / 0.6)
+        low = self.config.final_lr
+        return min(1.0, (self.steps + 1) / self.config.warmup) * (
+            low + (1 - low) * 0.5 * (1 + math.cos(math.pi * fall))
+        )
+
+    # One step, top to bottom.
+
+    def step(self) -> None:
+        """Draw a batch, noise it, predict, compare, update."""
+        c, device = self.config, self.config.device
+        still = len(self.photo_store) >= c.photos and torch.rand(()) < c.photo_share
+        store, count, frames = (self.photo_store, c.photos, 1) if still else (self.store, c.clips, c.frames)
+        history = 0 if still or torch.rand(()) > 1 - sum(c.branches) else c.adapter.num_history
+        rows = torch.randint(len(store), (count,), device=device)
+        window = frames + history
+        start = torch.randint(store.target.shape[1] - window + 1, (count, 1), device=device)
+        batch = store.batch(rows, start + torch.arange(window, device=device))
+        branch = self._branch(history)
+        past = self._history(batch, history) if history else None
+        batch = {k: v[:, history:] if v.ndim >= 4 and k != "source_z" else v for k, v in batch.items()}
+        conditions = self._conditions(batch, past)
+        sigma = self._levels(count)
+        noise = torch.randn_like(batch["z"])
+        wide = sigma[:, None, None, None, None]
+        clean = self._inputs(batch, conditions, branch)
+        z = (1 - wide) * clean + wide * noise
+        with torch.autocast(self.kind, torch.bfloat16):
+            velocity = self.denoiser(z, sigma, conditions=conditions, branch=branch)
+        found = z - wide * velocity.float()
+
+        mask = batch["driver"][:, :, 3:].flatten(0, 1)
+        near = 1 + (REGION_WEIGHT - 1) * F.max_pool2d(mask, 8).unflatten(0, (count, frames))
+        latent = (near * (found - batch["z"]).square()).mean() + 0.1 * charbonnier(found - batch["z"], near, 1e-2)
+        one = torch.randint(frames, (count,), device=device)
+        each = torch.arange(count, device=device)
+        truth = batch["target"][each, one].float() / 255
+        weight = 1 + (REGION_WEIGHT - 1) * mask.unflatten(0, (count, frames))[each, one]
+        with torch.autocast(self.kind, torch.bfloat16):
+            made = self.autoencoder.taesd_decoder(found[each, one]).float()
+            error = made - truth
+            wanted = features(self.autoencoder, truth)
+            unlike = sum(charbonnier(a - b) for a, b in zip(features(self.autoencoder, made), wanted, strict=True))
+        decoded = charbonnier(error, weight) + 0.5 * gradient_loss(error, weight)
+        loss = latent + c.decoded * decoded + c.features * unlike
+        judged = self.progress > c.adversarial_from - 0.05 and branch in ("d", "p")
+        if judged:
+            loss = loss + self._adversarial(made, batch, each, one)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trained, 2.0)
+        self.optimizer.step(self.lr_share)
+        with torch.no_grad():
+            decay = min(c.ema, (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
+        self.steps += 1
+        self._note({"latent": latent, "decoded": decoded, "features": cast(Tensor, unlike)})
+
+    def _branch(self, history: int) -> Branch:
+        if history:
+            return "p"
+        u, s, d = self.config.branches
+        draws = float(torch.rand(())) * (u + s + d)
+        return "u" if draws < u else "s" if draws < u + s else "d"
+
+    def _levels(self, count: int) -> Tensor:
+        c = self.config
+        shares = torch.tensor([*c.level_shares, 1 - sum(c.level_shares)])
+        which = torch.multinomial(shares, count, replacement=True)
+        spread = 0.05 + 0.95 * torch.rand(count)
+        levels = torch.tensor([*c.levels, 0.0])[which]
+        return torch.where(which == len(c.levels), spread, levels).to(c.device)
+
+    def _conditions(self, batch: Mapping[str, Tensor], past: Tensor | None) -> Conditions:
+        """Signals of the batch; sometimes without the driver or without the posed source."""
+        c, draws = self.config, float(torch.rand(()))
+        driver = torch.zeros_like(batch["driver"]) if draws < c.drop_driver else batch["driver"]
+        posed = draws >= c.drop_driver + c.drop_posed or draws < c.drop_driver
+        return Conditions(
+            source=batch["source_z"], driving_pixels=driver, history=past,
+            posed_pixels=batch["posed"] if posed else None, posed=batch["posed_z"] if posed else None,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _predict(self, batch: Mapping[str, Tensor], conditions: Conditions, branch: Branch) -> Tensor:
+        """Clean latents in one step from pure noise."""
+        z = torch.randn_like(batch["z"])
+        ones = torch.ones(len(z), device=z.device)
+        with torch.autocast(self.kind, torch.bfloat16):
+            return z - self.denoiser(z, ones, conditions=conditions, branch=branch).float()
+
+    def _history(self, batch: Mapping[str, Tensor], count: int) -> Tensor:
+        """The frames before, as they are or as the model would make them, with a little noise."""
+        first = {k: v[:, :count] if v.ndim >= 4 and k != "source_z" else v for k, v in batch.items()}
+        past = first["z"]
+        if float(torch.rand(())) < self.config.own_share:
+            past = self._predict(first, self._conditions(first, None), "d")
+        amount = 0.1 * torch.rand(len(past), 1, 1, 1, 1, device=past.device)
+        return (1 - amount) * past + amount * torch.randn_like(past)
+
+    def _inputs(self, batch: Mapping[str, Tensor], conditions: Conditions, branch: Branch) -> Tensor:
+        """What is noised: the truth, the model's own prediction, or the posed source."""
+        draws = float(torch.rand(()))
+        if draws < self.config.draft_share and branch in ("d", "p"):
+            return batch["posed_z"]
+        if draws < self.config.draft_share + (1 - self.config.draft_share) * self.config.own_share and self.steps > 200:
+            return self._predict(batch, conditions, branch)
+        return batch["z"]
+
+    def _adversarial(self, made: Tensor, batch: Mapping[str, Tensor], each: Tensor, one: Tensor) -> Tensor:
+        """Update the discriminator, and what the model is told; only pictures whose truth is real count."""
+        real = batch["real"]
+        if int(real.sum()) < 2:
+            return made.new_zeros(())
+        with torch.no_grad(), torch.autocast(self.kind, torch.bfloat16):
+            true = self.autoencoder.taesd_decoder(batch["z"][each, one][real]).float().clamp(0, 1)
+        fake = made[real].clamp(-0.05, 1.05)
+        with torch.autocast(self.kind, torch.bfloat16):
+            high, low = self.judge(true)[0].float(), self.judge(fake.detach())[0].float()
+        judge_loss = F.relu(1 - high).mean() + F.relu(1 + low).mean()
+        judge_loss.backward()
+        self.judge_optimizer.step()
+        self.judge_optimizer.zero_grad(set_to_none=True)
+        self._note({"judge": judge_loss})
+        ramp = min(1.0, max(0.0, (self.progress - self.config.adversarial_from) / 0.1))
+        if not ramp:
+            return made.new_zeros(())
+        self.judge.requires_grad_(False)
+        with torch.autocast(self.kind, torch.bfloat16):
+            score, found = self.judge(fake)
+            wanted = self.judge(true)[1]
+        self.judge.requires_grad_(True)
+        match = sum(F.l1_loss(a.float(), b.float().detach()) for a, b in zip(found, wanted, strict=True))
+        return ramp * self.config.adversarial * (-score.float().mean() + 2 * cast(Tensor, match))
+
+    def _note(self, values: Mapping[str, Tensor]) -> None:
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, torch.zeros((), device=value.device)) + value.detach()
+            count = key + ".n"
+            self.sums[count] = self.sums.get(count, torch.zeros(())) + 1
+
+    # Watching and saving.
+
+    def swap_average(self) -> None:
+        """Exchange the weights with their running average."""
+        with torch.no_grad():
+            for own, mean in zip(self.trained, self.average, strict=True):
+                kept = own.detach().clone()
+                own.copy_(mean)
+                mean.copy_(kept)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Held-out PSNR in dB of the average weights: by kind, all and inside the regions, beside the posed source."""
+        self.swap_average()
+        values: dict[str, list[float]] = {}
+        chance = torch.Generator().manual_seed(7)
+        for name, batch in self.heldout:
+            conditions = Conditions(
+                source=batch["source_z"], driving_pixels=batch["driver"], posed_pixels=batch["posed"],
+                posed=batch["posed_z"],
+            )  # fmt: skip
+            noise = torch.randn(batch["z"].shape, generator=chance).to(batch["z"].device)
+            truth, mask = batch["target"].flatten(0, 1).float() / 255, batch["driver"][:, :, 3:].flatten(0, 1)
+            rows = {"draft": batch["posed"][:, :, :3].flatten(0, 1), "draft_ae": self._decode(batch["posed_z"])}
+            for steps in (1, 2, 4):
+                rows[f"{steps}"] = self._decode(self.sample(noise, conditions, steps))
+            for key, made in rows.items():
+                gap = (made - truth).square()
+                inside = (gap * mask).sum() / (3 * mask.sum()).clamp(min=1)
+                values.setdefault(f"{name}/{key}", []).append(-10 * math.log10(float(gap.mean()) + 1e-9))
+                values.setdefault(f"{name}/{key}/in", []).append(-10 * math.log10(float(inside) + 1e-9))
+                ratio = _detail(made) / _detail(truth)
+                values.setdefault(f"{name}/{key}/sharp", []).append(float(ratio))
+            if not (self.out / "samples").is_dir():
+                (self.out / "samples").mkdir()
+            _write_sheet(self.out / "samples" / f"{name}.jpg", truth, *rows.values())
+        self.swap_average()
+        return {k: round(float(np.mean(v)), 3) for k, v in values.items()}
+
+    def sample(self, noise: Tensor, conditions: Conditions, steps: int, branch: Branch = "d") -> Tensor:
+        """Clean latents in few Euler steps, shift 3."""
+        t = torch.linspace(1, 0, steps + 1)
+        levels = (3 * t / (1 + 2 * t)).tolist()
+        z = noise
+        for now, then in zip(levels, levels[1:], strict=False):
+            with torch.autocast(self.kind, torch.bfloat16):
+                level = torch.full((len(z),), now, device=z.device)
+                v = self.denoiser(z, level, conditions=conditions, branch=branch)
+            z = z + (then - now) * v.float()
+        return z
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        with torch.autocast(self.kind, torch.bfloat16):
+            return self.autoencoder.decode(latents.flatten(0, 1)).float()
+
+    def save(self) -> None:
+        """Averaged weights as users get them, and all that a later run needs."""
+        self.swap_average()
+        folder = self.out / "weights"
+        folder.mkdir(exist_ok=True)
+        info = {"training_steps": str(self.steps), "training_minutes": f"{self.seconds / 60:.1f}"}
+        save_transformer(folder / "base.part", self.denoiser.transformer, info, torch.float16)
+        details = {**self.config.metadata, **info, "samples": self.arrived}
+        save_adapter(folder / "adapter.part", AdapterFile(self.denoiser.adapter, {}, details))
+        self.swap_average()
+        os.replace(folder / "base.part", folder / "base.safetensors")
+        os.replace(folder / "adapter.part", folder / "adapter.safetensors")
+        state = {
+            "model": self.denoiser.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
+            "judge": self.judge.state_dict(), "judge_optimizer": self.judge_optimizer.state_dict(),
+            "steps": self.steps, "seconds": self.seconds, "arrived": self.arrived,
+        }  # fmt: skip
+        torch.save(state, self.out / "checkpoint.part")
+        os.replace(self.out / "checkpoint.part", self.out / "checkpoint.pt")
+
+    def load(self) -> None:
+        """Continue from the checkpoint in the output folder."""
+        state = torch.load(self.out / "checkpoint.pt", map_location=self.config.device, weights_only=True)
+        self.denoiser.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.judge.load_state_dict(state["judge"])
+        self.judge_optimizer.load_state_dict(state["judge_optimizer"])
+        for own, saved in zip(self.average, state["average"], strict=True):
+            own.copy_(saved)
+        self.steps, self.seconds, self.arrived = state["steps"], state["seconds"], state["arrived"]
+
+
+def _detail(pictures: Tensor) -> Tensor:
+    """Mean absolute Laplacian of the grey pictures."""
+    grey = pictures.mean(1, keepdim=True)
+    return (grey - F.avg_pool2d(grey, 3, 1, 1)).abs().mean()
+
+
+def _write_sheet(path: Path, *rows: Tensor) -> None:
+    import cv2
+
+    shown = [torch.cat(list(row[:: max(1, len(row) // 8)][:8].clamp(0, 1)), -1) for row in rows]
+    sheet = (torch.cat(shown, -2).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    cv2.imwrite(str(path), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+def _heldout(config: FewStepConfig, world: World, autoencoder: TinyAutoencoder) -> list[tuple[str, dict[str, Tensor]]]:
+    """Samples of people that training does not see, a few batches of each kind."""
+    rng = np.random.default_rng(99)
+    found = []
+    for kind in KINDS:
+        if kind == "clip" and not world.clips:
+            continue
+        count = config.heldout if kind == "photo" else max(2, config.heldout // 6)
+        samples = [make_sample(rng, world, kind) for _ in range(count)]  # type: ignore[arg-type]
+        frames = len(samples[0].target)
+        store = Store(count, frames, world.config.size, autoencoder, config.device)
+        for sample in samples:
+            store.add(sample)
+        length = min(frames, config.frames)
+        for rows in torch.arange(count, device=config.device).split(8):
+            which = torch.arange(length, device=config.device).expand(len(rows), -1)
+            found.append((kind, store.batch(rows, which)))
+    return found
+
+
+def train(
+    config: FewStepConfig, autoencoder: TinyAutoencoder, world: World, heldout: World, out: Path, resume: bool = False
+) -> Path:
+    """Train until time is up; returns the folder of the averaged weights. Both worlds must be fitted.
+
+    `out` receives weights/, samples/, checkpoint.pt and log.jsonl. Raises UserError if there is a run in the way, or
+    none to resume.
+    """
+    if (out / "checkpoint.pt").is_file() != resume:
+        what = "holds no run to resume" if resume else "holds a run already: resume it, or choose another folder"
+        raise UserError(f"{out} {what}")
+    out.mkdir(parents=True, exist_ok=True)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    run = Run(config, autoencoder, world, heldout, out)
+    if resume:
+        run.load()
+    else:
+        (out / "config.json").write_text(json.dumps(asdict(config), indent=1, default=str), encoding="utf-8")
+    try:
+        _loop(run)
+    finally:
+        run.renderers.close()
+    return out / "weights"
+
+
+def _loop(run: Run) -> None:
+    c = run.config
+    while len(run.store) < min(2 * c.clips, c.capacity) or len(run.photo_store) < 8:
+        run.take_samples(64)
+        time.sleep(0.05)
+    last = shown = saved = time.monotonic()
+    count = run.steps
+    while run.progress < 1:
+        run.take_samples(8)
+        run.step()
+        now = time.monotonic()
+        run.seconds, last = run.seconds + now - last, now
+        if now - shown > c.eval_every or run.progress >= 1:
+            pace = (now - shown) / max(run.steps - count, 1)
+            line: dict[str, Any] = {
+                "step": run.steps, "minutes": round(run.seconds / 60, 2), "arrived": run.arrived,
+                "s_per_step": round(pace, 3), "lr": round(run.lr_share, 4),
+            }  # fmt: skip
+            for key in [k for k in run.sums if not k.endswith(".n")]:
+                line[key] = round(float(run.sums[key]) / float(run.sums[key + ".n"]), 5)
+            run.sums = {}
+            line |= run.evaluate()
+            log.info("%s", json.dumps(line))
+            with (run.out / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            shown, count = time.monotonic(), run.steps
+        if now - saved > c.save_every:
+            run.save()
+            saved = now
+    run.save()
