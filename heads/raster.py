@@ -126,12 +126,20 @@ def _eye_colour(dx, dy, dz, angle, palette, k):
 
 
 @njit(cache=True, nogil=True)
+def _lighten(value, factor):
+    """value * factor, but what is bright already is brightened less, so that nothing burns white."""
+    room = 1 - min(max(value / 255.0, 0.0), 1.0) if factor > 1 else 1.0
+    return value * (1 + (factor - 1) * room)
+
+
+@njit(cache=True, nogil=True)
 def shade(index, weights, triangles, shading, photo, photo_xy, trust, colours, light, alpha, eye, palette):
     """Colours of a rasterised head: the photo seen through the mesh, filled colours where the photo is not trusted.
 
     Args:
         index, weights: from `rasterise`. triangles (F, 3); shading (F,) SKIN, EYE or MOUTH.
-        photo: (h, w, 3) float32. photo_xy (V, 2): where a vertex lies in the photo; trust (V,) in 0..1.
+        photo: (h, w, 3) float32. photo_xy (V, 2): where a vertex lies in the photo; trust (V,) in 0..1, of eyes and
+            mouth as of skin: 0 paints them.
         colours (V, 3): filled colours; light (V,): factor on skin; alpha (V,): opacity of skin.
         eye (V, 4): screen direction from the centre of the eyeball and the angle off its axis.
         palette (3, 3): colours of sclera, iris and pupil.
@@ -150,26 +158,40 @@ def shade(index, weights, triangles, shading, photo, photo_xy, trust, colours, l
             w1, w2 = weights[y, x, 0], weights[y, x, 1]
             w0 = 1 - w1 - w2
             out[y, x, 3] = 1
+            sure, lit = w0 * trust[a] + w1 * trust[b] + w2 * trust[c], 1.0
+            if shading[f] == SKIN:
+                out[y, x, 3] = w0 * alpha[a] + w1 * alpha[b] + w2 * alpha[c]
+                lit = w0 * light[a] + w1 * light[b] + w2 * light[c]
+            dx, dy, dz, angle = 0.0, 0.0, 0.0, 0.0
             if shading[f] == EYE:
                 dx = w0 * eye[a, 0] + w1 * eye[b, 0] + w2 * eye[c, 0]
                 dy = w0 * eye[a, 1] + w1 * eye[b, 1] + w2 * eye[c, 1]
                 dz = w0 * eye[a, 2] + w1 * eye[b, 2] + w2 * eye[c, 2]
                 angle = w0 * eye[a, 3] + w1 * eye[b, 3] + w2 * eye[c, 3]
-                for k in range(3):
-                    out[y, x, k] = _eye_colour(dx, dy, dz, angle, palette, k)
-                continue
-            sure, lit = 0.0, 1.0
-            if shading[f] == SKIN:
-                out[y, x, 3] = w0 * alpha[a] + w1 * alpha[b] + w2 * alpha[c]
-                sure = w0 * trust[a] + w1 * trust[b] + w2 * trust[c]
-                lit = w0 * light[a] + w1 * light[b] + w2 * light[c]
             px = w0 * photo_xy[a, 0] + w1 * photo_xy[b, 0] + w2 * photo_xy[c, 0]
             py = w0 * photo_xy[a, 1] + w1 * photo_xy[b, 1] + w2 * photo_xy[c, 1]
             for k in range(3):
-                value = w0 * colours[a, k] + w1 * colours[b, k] + w2 * colours[c, k]
+                if shading[f] == EYE:
+                    value = _eye_colour(dx, dy, dz, angle, palette, k)
+                else:
+                    value = w0 * colours[a, k] + w1 * colours[b, k] + w2 * colours[c, k]
                 if sure > 0:
                     value = sure * _sample(photo, px, py, k) + (1 - sure) * value
-                out[y, x, k] = value * lit
+                out[y, x, k] = _lighten(value, lit)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def interpolate(index, weights, triangles, values):
+    """(H, W) float32: the vertices' values (V,) inside the triangles of `rasterise`; 0 where there is none."""
+    out = np.zeros(index.shape, np.float32)
+    for y in range(index.shape[0]):
+        for x in range(index.shape[1]):
+            f = index[y, x]
+            if f >= 0:
+                w1, w2 = weights[y, x, 0], weights[y, x, 1]
+                a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
+                out[y, x] = (1 - w1 - w2) * values[a] + w1 * values[b] + w2 * values[c]
     return out
 
 

@@ -14,18 +14,26 @@ import numpy as np
 
 from ..signals.crops import CropConfig, plan_crop, resample
 from ..signals.track import FaceTrack
-from .fit import HeadFit, fit_head, rotation_matrix
-from .landmarks import LandmarkTable
+from .fit import FLIP, Camera, HeadFit, align, fit_head, rotation_matrix
+from .landmarks import LIPS, LandmarkTable
 from .model import HeadModel
 from .motion import Motion
-from .raster import displacement_field, rasterise, shade, vertex_normals
-from .texture import Anatomy, Skin, take_skin
+from .raster import displacement_field, interpolate, rasterise, shade, vertex_normals
+from .texture import EYE_OUTLINES, LEFT_EYE, MOUTH_REGION, RIGHT_EYE, Anatomy, Skin, take_skin
 
 SUPERSAMPLING = 2
 MARGIN = 0.25
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
 LIGHT = np.array([0.25, -0.35, 0.9], np.float32)  # towards the light, on screen
-AMBIENT = 0.45
+AMBIENT = 0.6
+DIMMEST, BRIGHTEST = 0.75, 1.2  # how far a turn may change the light on skin
+WATCHED = {  # landmarks of a region, and how far they change in centimetres: not to speak of, too far
+    RIGHT_EYE: (np.array([*EYE_OUTLINES[0], *range(468, 473)]), (0.05, 0.15)),
+    LEFT_EYE: (np.array([*EYE_OUTLINES[1], *range(473, 478)]), (0.05, 0.15)),
+    MOUTH_REGION: (LIPS, (0.08, 0.22)),
+}
+TURN_KEPT = (10.0, 25.0)  # degrees by which the head may turn before eyes and mouth no longer look as in the photo
+STRETCH_KEPT = (0.4, 1.0)  # log of the warp's local stretch: still the photo, no longer
 FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp
 
 
@@ -138,36 +146,90 @@ def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -
     Args:
         affine: (2, 3) canvas -> fine picture, a scale and a shift.
     """
+    return draw_known(studio, actor, points, affine)[0]
+
+
+def draw_known(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The picture that `draw` makes, and the mask "known": how far each pixel is what the photo shows.
+
+    Known is 1 where the picture is the photo, seen through the mesh or warped with little stretch, and on a plain
+    backdrop. It is 0 on painted eyes and mouths, on filled skin, and where the warp stretches, folds or uncovers.
+
+    Args:
+        affine: (2, 3) canvas -> fine picture, a scale and a shift.
+
+    Returns:
+        (size, size, 3) float32 in about 0..255, and (size, size) float32 in 0..1.
+    """
     model, parts, fine = studio.model, studio.parts, studio.fine
     plain = actor.backdrop is not None
     chosen = np.arange(len(model.triangles)) if plain else parts.face_triangles
     triangles = model.triangles[chosen]
-    screen = crop_points(points, affine)
-    index, weights, _ = rasterise(screen, triangles, fine, fine)
-    normals = vertex_normals(points, model.triangles)
+    index, weights, _ = rasterise(crop_points(points, affine), triangles, fine, fine)
     opacity = np.ones_like(parts.opacity) if plain else parts.opacity
-    skin = actor.skin
-    eye = eye_directions(model, parts.eye_angle, points)
+    skin, face = actor.skin, actor.face
+    now, then = head_camera(studio, points), head_camera(studio, face.points)
+    same = unchanged(studio, face.points, then, points, now)[parts.region]
+    trust = skin.trust + same * (skin.still_trust - skin.trust)
     layer = shade(
-        index, weights, triangles, parts.shading[chosen], actor.face.canvas, actor.face.points[:, :2].copy(),
-        skin.trust, skin.colours, relight(actor.face, normals), opacity, eye, skin.palette,
+        index, weights, triangles, parts.shading[chosen], face.canvas, face.points[:, :2].copy(), trust,
+        skin.colours, relight(parts, now, then), opacity, eye_directions(model, parts.eye_angle, points), skin.palette,
     )  # fmt: skip
     if actor.backdrop is not None:
-        behind = resample(actor.backdrop, affine, (fine, fine))
+        behind, kept = resample(actor.backdrop, affine, (fine, fine)), np.ones((fine, fine), np.float32)
     else:
-        behind = warp_photo(studio, actor.place, points, normals, affine)
+        behind, kept = warp_photo(studio, actor.place, points, vertex_normals(points, model.triangles), affine)
     alpha = layer[..., 3:]
     mixed = behind + alpha * (layer[..., :3] - behind)
-    return cv2.resize(mixed, (studio.size, studio.size), interpolation=cv2.INTER_AREA)
+    known = kept + alpha[..., 0] * (interpolate(index, weights, triangles, trust) - kept)
+    side = (studio.size, studio.size)
+    return cv2.resize(mixed, side, interpolation=cv2.INTER_AREA), cv2.resize(known, side, interpolation=cv2.INTER_AREA)
 
 
-def relight(face: Portrait, normals: np.ndarray) -> np.ndarray:
-    """(V + K,) how much brighter the skin is than in the photo, now that it has `normals` (Lambert and ambient).
+def head_camera(studio: Studio, points: np.ndarray) -> Camera:
+    """The view under which the head's rigid part lies at `points` (V + K, 3): that of the hair's shell."""
+    shell = studio.parts.shell
+    return align(shell, points[studio.model.num_vertices :] * FLIP, np.ones(len(shell)))
 
-    Without it a turned head keeps the shading of a head from the front and looks flat.
+
+def unchanged(studio: Studio, before: np.ndarray, then: Camera, after: np.ndarray, now: Camera) -> np.ndarray:
+    """(4,) float32 in 0..1, by Anatomy.region: are eyes and mouth as in the photo? Elsewhere (region 0) always 1.
+
+    Compares landmarks in head space; a head that turned far shows other parts of eyes and mouth, too.
+
+    Args:
+        before, after: (V + K, 3) points in the photo and now; then, now: their views.
     """
-    now, then = (AMBIENT + (1 - AMBIENT) * np.clip(n @ LIGHT, 0, 1) for n in (normals, face.normals))
-    return np.clip(now / then, 0.6, 1.5).astype(np.float32)
+    heads = [
+        ((studio.table.locate(points) - camera.offset) * FLIP / camera.scale) @ camera.rotation
+        for points, camera in ((before, then), (after, now))
+    ]
+    turn = np.degrees(np.arccos(np.clip((np.trace(now.rotation @ then.rotation.T) - 1) / 2, -1, 1)))
+    same = np.ones(4, np.float32)
+    for region, (watched, limits) in WATCHED.items():
+        change = heads[1][watched] - heads[0][watched]
+        change -= change.mean(0)
+        same[region] = _fall(limits, np.sqrt((change**2).sum(1).mean())) * _fall(TURN_KEPT, turn)
+    return same
+
+
+def _fall(limits: tuple[float, float], value):
+    """1 up to the lower limit, 0 from the upper one on, smooth between."""
+    share = np.clip((limits[1] - value) / (limits[1] - limits[0]), 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def relight(parts: Anatomy, now: Camera, then: Camera) -> np.ndarray:
+    """(V,) how much brighter the skin is than in the photo, now that the head has turned (Lambert and ambient).
+
+    Without it a turned head keeps the shading of a head from the front and looks flat. The normals are an ellipsoid's,
+    so noses and foreheads get no highlights, and a head that only speaks keeps the photo's light.
+    """
+    lambert = [
+        AMBIENT + (1 - AMBIENT) * np.clip(parts.round_normals @ (camera.rotation.T @ (FLIP * LIGHT)), 0, 1)
+        for camera in (now, then)
+    ]
+    return np.clip(lambert[0] / lambert[1], DIMMEST, BRIGHTEST).astype(np.float32)
 
 
 def eye_directions(model: HeadModel, eye_angle: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -182,8 +244,11 @@ def eye_directions(model: HeadModel, eye_angle: np.ndarray, points: np.ndarray) 
 
 def warp_photo(
     studio: Studio, place: Portrait, points: np.ndarray, normals: np.ndarray, affine: np.ndarray
-) -> np.ndarray:
-    """(fine, fine, 3): the photo moved along with the head, smoothly coming to rest towards the canvas's border."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(fine, fine, 3): the photo moved along with the head, smoothly coming to rest towards the canvas's border.
+
+    With it (fine, fine): how far it is still the photo, 1 where nothing is stretched, squeezed or folded much.
+    """
     cells = int(studio.canvas_size / FIELD_SPACING) + 1
     facing = np.clip((normals[:, 2] - 0.1) / 0.3, 0, 1)
     known = studio.model.num_vertices
@@ -200,11 +265,23 @@ def warp_photo(
     grid_x, grid_y = np.meshgrid(x, y)
     at = [(g / FIELD_SPACING).astype(np.float32) for g in (grid_x, grid_y)]
     moved = cv2.remap(field, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    kept = cv2.remap(_unstretched(field), at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     map_x, map_y = grid_x + moved[..., 0] - 0.5, grid_y + moved[..., 1] - 0.5
-    return cv2.remap(
+    warped = cv2.remap(
         place.canvas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )  # fmt: skip
+    return warped, kept
+
+
+def _unstretched(field: np.ndarray) -> np.ndarray:
+    """(cells, cells) float32: 1 where the warp x -> x + field keeps lengths, 0 where it stretches or folds them."""
+    (a, b), (c, d) = (np.gradient(field[..., k], FIELD_SPACING)[::-1] for k in (0, 1))
+    a, d = 1 + a, 1 + d
+    mean, spread = np.hypot(a + d, c - b) / 2, np.hypot(a - d, b + c) / 2
+    shortest = np.where(a * d > b * c, mean - spread, 0)  # singular values of the Jacobian: mean +- spread
+    stretch = np.maximum(np.log(mean + spread), -np.log(np.maximum(shortest, 1e-3)))
+    return _fall(STRETCH_KEPT, stretch).astype(np.float32)
 
 
 def _screening(cells: int, place: Portrait) -> np.ndarray:

@@ -20,6 +20,9 @@ BROW = [105, 334]
 GUMS, TEETH, THROAT = (128.0, 66.0, 64.0), (228.0, 221.0, 208.0), (52.0, 24.0, 22.0)
 FILL_ROUNDS = 120
 SOFT_BORDER = 1.6  # centimetres over which the face fades into the warped photo
+RIGHT_EYE, LEFT_EYE, MOUTH_REGION = 1, 2, 3  # values of Anatomy.region
+REGION_REACH = 0.8  # centimetres of skin around an eye's or the mouth's outline that belong to its region
+HEAD_CENTRE, HEAD_RADII = np.array([0.0, 1.0, -1.0]), np.array([9.0, 13.0, 11.0])  # an ellipsoid about the head's size
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class Anatomy:
     shell: np.ndarray  # (K, 3) head space: hair and ears around the face, which turn with the head
     scalp: np.ndarray  # (V,) bool: above the brows
     lashes: np.ndarray  # vertices of the lids' edges
+    painted: np.ndarray  # vertices of eyes, teeth, tongue and throat
     clear: np.ndarray  # (V,) bool: face and neck, where the mesh lies well on photos; ears and sides do not
+    region: np.ndarray  # (V,) int8: RIGHT_EYE, LEFT_EYE, MOUTH_REGION, or 0
+    round_normals: np.ndarray  # (V, 3) head space: normals of an ellipsoid in the head's place, for soft light
 
 
 def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
@@ -68,8 +74,29 @@ def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
         edges=model.edges(), shading=model.shading(), opacity=opacity, throat=throat, depth_shade=shade,
         eye_angle=eye_angles(model), face_triangles=np.nonzero(model.material != back)[0], anchors=anchors,
         shell=_hair_shell(), lashes=_lid_edges(model, points), scalp=height > points[BROW, 1].mean(),
-        clear=(opacity > 0) | (height < points[152, 1] - 0.5),
+        clear=(opacity > 0) | (height < points[152, 1] - 0.5), region=_regions(model, points, throat),
+        painted=np.concatenate([*model.eyeballs, mouth, throat]),
+        round_normals=_round_normals(model.neutral),
     )  # fmt: skip
+
+
+def _regions(model: HeadModel, points: np.ndarray, throat: np.ndarray) -> np.ndarray:
+    """(V,) int8: which vertices an eye or the mouth shows or moves closely; `points` (478, 3) on the neutral head."""
+    region = np.zeros(model.num_vertices, np.int8)
+    face = model.part("M_Face")
+    for number, outline in zip((RIGHT_EYE, LEFT_EYE, MOUTH_REGION), (*EYE_OUTLINES, INNER_LIPS), strict=True):
+        gap = ((model.neutral[face, None] - points[outline][None]) ** 2).sum(2).min(1)
+        region[face[gap < REGION_REACH**2]] = number
+    region[model.eyeballs[1]], region[model.eyeballs[0]] = RIGHT_EYE, LEFT_EYE
+    region[throat] = MOUTH_REGION
+    region[model.part("M_Teeth", "M_GumsTongue")] = MOUTH_REGION
+    return region
+
+
+def _round_normals(neutral: np.ndarray) -> np.ndarray:
+    """(V, 3) unit normals of the ellipsoid about the head, at the vertices' directions."""
+    normals = (neutral - HEAD_CENTRE) / HEAD_RADII**2
+    return (normals / np.linalg.norm(normals, axis=1, keepdims=True)).astype(np.float32)
 
 
 def eye_angles(model: HeadModel) -> np.ndarray:
@@ -113,7 +140,8 @@ def _hidden(model: HeadModel, vertices: np.ndarray) -> np.ndarray:
 class Skin:
     """Per-vertex appearance taken from one photo."""
 
-    trust: np.ndarray  # (V,) how far the photo itself is shown
+    trust: np.ndarray  # (V,) how far the photo itself is shown, whatever eyes and mouth do
+    still_trust: np.ndarray  # (V,) the same while eyes and mouth are as in the photo: it shows them, too
     colours: np.ndarray  # (V, 3) filled colours
     palette: np.ndarray  # (3, 3) sclera, iris, pupil
 
@@ -133,9 +161,11 @@ def take_skin(model: HeadModel, parts: Anatomy, screen: np.ndarray, photo: np.nd
     reach = 2 * round(width / 190) + 1  # lashes and wet rims go with the eye
     holes = cv2.dilate(holes, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
     soft = cv2.GaussianBlur(holes, (0, 0), max(0.8, width / 260)).astype(np.float32) / 255
-    trust *= inside * (1 - np.clip(3 * look_up(soft, screen), 0, 1))
+    trust *= inside * (parts.clear | parts.scalp)
+    still_trust = np.where(parts.region > 0, inside, trust).astype(np.float32)
+    trust *= 1 - np.clip(3 * look_up(soft, screen), 0, 1)
+    trust[parts.painted] = 0
     seen = look_up(photo, screen)
-    trust *= parts.clear | parts.scalp
     face, hair = parts.opacity > 0.9, parts.scalp & ~parts.clear
     start, tint = _usual(seen, trust, face), _usual(seen, trust, hair)
     guess = np.where((parts.scalp & (parts.opacity == 0))[:, None], tint, start)
@@ -143,7 +173,7 @@ def take_skin(model: HeadModel, parts: Anatomy, screen: np.ndarray, photo: np.nd
     colours = fill_colours(colours, trust.astype(np.float32), parts.edges, FILL_ROUNDS)
     colours[parts.lashes] *= 0.5
     _paint_mouth(model, parts, colours, float(start.mean()))
-    return Skin(trust.astype(np.float32), colours, _palette(photo, landmarks, float(start.mean())))
+    return Skin(trust.astype(np.float32), still_trust, colours, _palette(photo, landmarks, float(start.mean())))
 
 
 def look_up(picture: np.ndarray, screen: np.ndarray) -> np.ndarray:
