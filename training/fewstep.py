@@ -1,6 +1,6 @@
 """Training of the posed model for few steps: pairs rendered while training, flow and decoded losses, a discriminator.
 
-One step reads top to bottom in `Run.step`: draw a batch, noise it, predict, compare latents and decoded pictures, update.
+One step reads top to bottom in `Run.step`: draw a batch, noise it, predict, compare latents and pictures, update.
 Only PyTorch, NumPy, numba, einops, OpenCV, safetensors and diffusers are needed: it runs on a bare machine with a GPU.
 """
 
@@ -14,8 +14,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,7 +49,6 @@ TEXT_STREAM = (
 )
 REGION_WEIGHT = 4.0  # of the loss inside eyes, nose and mouth
 FEATURE_LAYERS = (2, 6, 10)  # of the autoencoder's encoder
-KINDS = ("rendered", "photo", "clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,11 @@ class FewStepConfig:
     branches: tuple[float, float, float] = (0.02, 0.04, 0.54)  # u, s, d; the rest is p
     decoded: float = 1.0  # weight of the decoded pictures' loss
     features: float = 0.3
-    adversarial: float = 0.04
+    adversarial: float = 0.025
     adversarial_from: float = 0.45  # progress at which the discriminator starts to count
     workers: int = 1
-    capacity: int = 64  # clips held in memory; photos: eight times as many
+    capacity: int = 64  # clips held in memory
+    photo_capacity: int = 0  # 0: as many as clips
     heldout: int = 24
     eval_every: float = 60.0  # seconds
     save_every: float = 120.0
@@ -141,6 +142,12 @@ class Renderers:
         ]
         for process in self.processes:
             process.start()
+        self.waiting: queue.Queue[PosedSample] = queue.Queue(maxsize=4096)
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def _receive(self) -> None:
+        while True:
+            self.waiting.put(self.queue.get())
 
     def close(self) -> None:
         """Stop them."""
@@ -228,8 +235,7 @@ class Discriminator(nn.Module):
         widths = (3, width, 2 * width, 4 * width, 4 * width)
         norm = nn.utils.parametrizations.spectral_norm
         self.layers = nn.ModuleList(
-            norm(nn.Conv2d(a, b, 4, 2 if n < 3 else 1, 1))
-            for n, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            norm(nn.Conv2d(a, b, 4, 2 if n < 3 else 1, 1)) for n, (a, b) in enumerate(pairwise(widths))
         )
         self.last = norm(nn.Conv2d(widths[-1], 1, 3, 1, 1))
 
@@ -321,16 +327,21 @@ class Run:
     """Weights, samples and clocks of one run."""
 
     def __init__(
-        self, config: FewStepConfig, autoencoder: TinyAutoencoder, world: World, heldout: World, out: Path
+        self,
+        config: FewStepConfig,
+        autoencoder: TinyAutoencoder,
+        renderers: Renderers,
+        heldout: Sequence[PosedSample],
+        out: Path,
     ) -> None:
         self.config, self.out = config, out
         self.kind = torch.device(config.device).type
-        self.renderers = Renderers(world, config.workers, config.seed + 1)
-        size, frames = world.config.size, world.config.frames
+        self.renderers = renderers
+        size, frames = heldout[0].source.shape[0], max(len(sample.target) for sample in heldout)
         self.autoencoder = autoencoder.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.store = Store(config.capacity, frames, size, autoencoder, config.device)
-        self.photo_store = Store(8 * config.capacity, 1, size, autoencoder, config.device)
-        self.heldout = _heldout(config, heldout, autoencoder)
+        self.photo_store = Store(config.photo_capacity or config.capacity, 1, size, autoencoder, config.device)
+        self.heldout = _batches(config, heldout, autoencoder)
         self.denoiser = build_denoiser(config)
         self.optimizer = FewStepOptimizer(self.denoiser, config.lr, config.muon_lr)
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
@@ -340,18 +351,12 @@ class Run:
         self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=fused)
         self.steps, self.seconds, self.arrived = 0, 0.0, 0
         self.sums: dict[str, Tensor] = {}
-        self.waiting: queue.Queue[PosedSample] = queue.Queue(maxsize=4096)
-        threading.Thread(target=self._receive, daemon=True).start()
-
-    def _receive(self) -> None:
-        while True:
-            self.waiting.put(self.renderers.queue.get())
 
     def take_samples(self, most: int) -> None:
         """Put what has been rendered into the stores."""
         for _ in range(most):
             try:
-                sample = self.waiting.get_nowait()
+                sample = self.renderers.waiting.get_nowait()
             except queue.Empty:
                 return
             (self.photo_store if len(sample.target) == 1 else self.store).add(sample)
@@ -549,7 +554,7 @@ class Run:
         t = torch.linspace(1, 0, steps + 1)
         levels = (3 * t / (1 + 2 * t)).tolist()
         z = noise
-        for now, then in zip(levels, levels[1:], strict=False):
+        for now, then in pairwise(levels):
             with torch.autocast(self.kind, torch.bfloat16):
                 level = torch.full((len(z),), now, device=z.device)
                 v = self.denoiser(z, level, conditions=conditions, branch=branch)
@@ -606,30 +611,50 @@ def _write_sheet(path: Path, *rows: Tensor) -> None:
     cv2.imwrite(str(path), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
-def _heldout(config: FewStepConfig, world: World, autoencoder: TinyAutoencoder) -> list[tuple[str, dict[str, Tensor]]]:
-    """Samples of people that training does not see, a few batches of each kind."""
-    rng = np.random.default_rng(99)
+def _draw_one(task: tuple[int, str]) -> PosedSample:
+    assert _WORLD is not None
+    return make_sample(np.random.default_rng(task[0]), _WORLD, cast(Any, task[1]))
+
+
+def draw_heldout(world: World, config: FewStepConfig) -> list[PosedSample]:
+    """Samples of people that training does not see: photos, and a sixth as many rendered and real clips each."""
+    global _WORLD
+    _WORLD = world
+    few = max(2, config.heldout // 6)
+    counts = {"rendered": few, "photo": config.heldout, "clip": few if world.clips else 0}
+    tasks = [(900 + n, kind) for kind, count in counts.items() for n in range(count)]
+    if config.workers == 1:
+        return [_draw_one(task) for task in tasks]
+    with multiprocessing.get_context("fork").Pool(config.workers) as pool:
+        return pool.map(_draw_one, tasks, chunksize=1)
+
+
+def _batches(
+    config: FewStepConfig, samples: Sequence[PosedSample], autoencoder: TinyAutoencoder
+) -> list[tuple[str, dict[str, Tensor]]]:
+    """The held-out samples by kind, at most eight at once."""
     found = []
-    for kind in KINDS:
-        if kind == "clip" and not world.clips:
-            continue
-        count = config.heldout if kind == "photo" else max(2, config.heldout // 6)
-        samples = [make_sample(rng, world, kind) for _ in range(count)]  # type: ignore[arg-type]
-        frames = len(samples[0].target)
-        store = Store(count, frames, world.config.size, autoencoder, config.device)
-        for sample in samples:
+    for kind in dict.fromkeys(sample.kind for sample in samples):
+        own = [sample for sample in samples if sample.kind == kind]
+        frames, size = len(own[0].target), len(own[0].source)
+        store = Store(len(own), frames, size, autoencoder, config.device)
+        for sample in own:
             store.add(sample)
-        length = min(frames, config.frames)
-        for rows in torch.arange(count, device=config.device).split(8):
-            which = torch.arange(length, device=config.device).expand(len(rows), -1)
+        for rows in torch.arange(len(own), device=config.device).split(8):
+            which = torch.arange(min(frames, config.frames), device=config.device).expand(len(rows), -1)
             found.append((kind, store.batch(rows, which)))
     return found
 
 
 def train(
-    config: FewStepConfig, autoencoder: TinyAutoencoder, world: World, heldout: World, out: Path, resume: bool = False
+    config: FewStepConfig,
+    autoencoder: TinyAutoencoder,
+    renderers: Renderers,
+    heldout: Sequence[PosedSample],
+    out: Path,
+    resume: bool = False,
 ) -> Path:
-    """Train until time is up; returns the folder of the averaged weights. Both worlds must be fitted.
+    """Train until time is up; returns the folder of the averaged weights.
 
     `out` receives weights/, samples/, checkpoint.pt and log.jsonl. Raises UserError if there is a run in the way, or
     none to resume.
@@ -640,7 +665,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = Run(config, autoencoder, world, heldout, out)
+    run = Run(config, autoencoder, renderers, heldout, out)
     if resume:
         run.load()
     else:

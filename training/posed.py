@@ -45,7 +45,8 @@ from .pictures import draw_colours, draw_paint, lift_dark, random_backdrop, to_b
 
 Kind = Literal["rendered", "photo", "clip"]
 NEAR = np.array([27.0, 16.0, 18.0])  # degrees from about the photo's own pose: how far warped photos look right
-SHAPE_JITTER = 0.45  # spread of the identity weights that make another head of one photo
+SHAPE_JITTER = 0.35  # spread of the identity weights that make another head of one photo
+MARK_STEPS = 48  # a pack's landmarks are whole numbers: so many to a pixel
 MARK_NOISE = (0.010, 0.004)  # a tracker's error in eye distances: of all frames alike, of each frame
 
 
@@ -55,10 +56,10 @@ class PosedDataConfig:
 
     size: int = 256
     crop_scale: float = 1.4
-    frames: int = 19
-    rendered_share: float = 0.45
-    photo_share: float = 0.25  # the rest are real clips
-    swap_share: float = 0.3  # rendered targets: the face of one photo in the surroundings of another
+    frames: int = 11
+    rendered_share: float = 0.25
+    photo_share: float = 0.4  # the rest are real clips
+    swap_share: float = 0.15  # rendered targets: the face of one photo in the surroundings of another
     reshape_share: float = 0.5
     paint_share: float = 0.25
     plain_share: float = 0.08
@@ -138,7 +139,8 @@ def open_world(
     for n in np.flatnonzero(arrays["splits"] == split):
         low, high = arrays["offsets"][n], arrays["offsets"][n + 1]
         blob = arrays["data"][low:high].tobytes()
-        faces.append(Face(str(arrays["names"][n]), blob, arrays["landmarks"][n], arrays["blendshapes"][n]))
+        marks = arrays["landmarks"][n].astype(np.float32) / MARK_STEPS
+        faces.append(Face(str(arrays["names"][n]), blob, marks, arrays["blendshapes"][n].astype(np.float32)))
     with np.load(pack / "clips.npz") as data:
         arrays = {name: data[name] for name in data.files}
     starts = np.concatenate([[0], np.cumsum(arrays["lengths"])])
@@ -147,8 +149,8 @@ def open_world(
         part = slice(starts[n], starts[n] + len(frames))
         side = frames.shape[1]
         track = FaceTrack(
-            arrays["landmarks"][part], arrays["blendshapes"][part], arrays["matrices"][part],
-            np.ones(len(frames), bool), (side, side),
+            arrays["landmarks"][part].astype(np.float32) / MARK_STEPS, arrays["blendshapes"][part].astype(np.float32),
+            arrays["matrices"][part], np.ones(len(frames), bool), (side, side),
         )  # fmt: skip
         clips.append(Clip(str(arrays["names"][n]), frames, track))
     return World(config, target, posing, face_basis(posing.model, posing.table), faces, clips)
@@ -201,7 +203,7 @@ def make_sample(rng: np.random.Generator, world: World, kind: Kind | None = None
     return sample.mirrored() if rng.random() < 0.5 else sample
 
 
-# --- the kinds ---------------------------------------------------------------------------------------------------------
+# --- the kinds ------------------------------------------------------------------------------------------------------
 
 
 def _rendered(rng: np.random.Generator, world: World) -> PosedSample:
@@ -296,7 +298,7 @@ def _clip(rng: np.random.Generator, world: World) -> PosedSample:
     )  # fmt: skip
 
 
-# --- parts of a sample -------------------------------------------------------------------------------------------------
+# --- parts of a sample ----------------------------------------------------------------------------------------------
 
 
 def _pose(
