@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .model import HeadModel, eye_centre
+from .model import BUNDLED, HeadModel, eye_centre, load_head_model
 from .raster import rasterise
 
-TABLE = Path(__file__).with_name("landmark_table.npz")
+TABLE = Path(__file__).with_name("landmark_table.npz")  # for ICT-FaceKit Light
+BUNDLED_TABLE = BUNDLED.with_name("makehuman_landmarks.npz")
 NUM_LANDMARKS, NUM_FACE = 478, 468  # the last ten are the irises
 IRISES = {"M_ScleraRight": range(468, 473), "M_ScleraLeft": range(473, 478)}  # centre, then four on the rim
 LIPS = np.array(
@@ -59,9 +60,14 @@ class LandmarkTable:
 
 
 def load_table(path: Path = TABLE) -> LandmarkTable:
-    """Read a table that `save` wrote (by default the one that ships with the package)."""
+    """Read a table that `save` wrote (by default the one for ICT-FaceKit Light)."""
     with np.load(path) as data:
         return LandmarkTable(data["vertices"], data["barycentric"], int(data["num_vertices"]))
+
+
+def load_bundled() -> tuple[HeadModel, LandmarkTable]:
+    """The bundled head and its table."""
+    return load_head_model(BUNDLED), load_table(BUNDLED_TABLE)
 
 
 def make_table(

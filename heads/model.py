@@ -1,4 +1,4 @@
-"""The head model: ICT-FaceKit Light (MIT, github.com/ICT-VGL/ICT-FaceKit) as arrays, and the shapes that it makes."""
+"""The head model as arrays, and the shapes that it makes: MakeHuman's head (bundled) or ICT-FaceKit Light."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import UserError
 from . import raster
 
+BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "head" / "makehuman.npz"
 UNUSED = ("M_EyeBlend", "M_EyeOcclusion", "M_LacrimalFluid", "M_EyeLashes", "M_IrisLeft", "M_IrisRight")
 SHADING = {
     "M_ScleraLeft": raster.EYE,
@@ -30,11 +31,12 @@ class HeadModel:
     triangles: np.ndarray  # (F, 3) int32
     material: np.ndarray  # (F,) index into materials
     materials: tuple[str, ...]
-    identity: np.ndarray  # (100, V, 3) float32
+    identity: np.ndarray  # (N, V, 3) float32, modes of unit variance
     expression: np.ndarray  # (53, V, 3) float32
     names: tuple[str, ...]  # of the expressions, ARKit style with _L and _R
     landmarks68: np.ndarray  # (68,) vertices of the 68-point scheme
     eyeballs: tuple[np.ndarray, np.ndarray]  # vertices of the left and the right one
+    shade: np.ndarray | None = None  # (V,) how dark the inside of the mouth is painted; None: by its depth
 
     @property
     def num_vertices(self) -> int:
@@ -57,7 +59,7 @@ class HeadModel:
         return np.unique(np.sort(pairs, 1), axis=0).astype(np.int32)
 
     def person(self, identity: np.ndarray) -> np.ndarray:
-        """(V, 3) neutral head with identity weights (100,)."""
+        """(V, 3) neutral head with identity weights (N,)."""
         return self.neutral + np.tensordot(identity.astype(np.float32), self.identity, 1)
 
     def express(self, person: np.ndarray, expression: np.ndarray) -> np.ndarray:
@@ -87,7 +89,10 @@ class HeadModel:
 
 
 def load_head_model(path: Path) -> HeadModel:
-    """Read the npz that `heads.bake` writes. Raises UserError when it is missing or is something else."""
+    """Read the npz that `heads.bake` or `heads.bake_makehuman` writes.
+
+    Raises UserError when it is missing or is something else.
+    """
     if not path.is_file():
         raise UserError(
             f"no head model at {path}: make it from an ICT-FaceKit checkout with "
@@ -98,7 +103,22 @@ def load_head_model(path: Path) -> HeadModel:
         if missing:
             raise UserError(f"{path} is not a head model: arrays {sorted(missing)} are missing; bake it again")
         arrays = {name: data[name] for name in data.files}
+    if "cage" in arrays:
+        _move_pieces(arrays)
     return _without_unused(arrays)
+
+
+def _move_pieces(arrays: dict[str, np.ndarray]) -> None:
+    """Give the last vertices, which have no shapes of their own, the affine motion of their cages.
+
+    `cage` (n,) names the cage of each of the last n vertices; cage_I and cage_E (N, cages, 3, 4) move [x, y, z, 1].
+    """
+    cage = arrays["cage"]
+    points = arrays["V"][-len(cage) :]
+    rows = np.concatenate([points, np.ones((len(points), 1), points.dtype)], 1)
+    for name in ("I", "E"):
+        moved = np.einsum("nvdp,vp->nvd", arrays[f"cage_{name}"][:, cage], rows)
+        arrays[name] = np.concatenate([arrays[name].astype(np.float32), moved.astype(np.float32)], 1)
 
 
 def eye_centre(ball: np.ndarray) -> np.ndarray:
@@ -118,7 +138,7 @@ def _without_unused(arrays: dict[str, np.ndarray]) -> HeadModel:
     """Drop the parts that are not drawn and the vertices that only they use."""
     materials = [str(name) for name in arrays["mats"]]
     kept = ~np.isin(arrays["mat"], [materials.index(n) for n in UNUSED if n in materials])
-    triangles, material = arrays["F"][kept], arrays["mat"][kept]
+    triangles, material = arrays["F"][kept].astype(np.int32), arrays["mat"][kept]
     used = np.unique(np.concatenate([triangles.reshape(-1), arrays["lm68"]]))
     renumber = np.full(len(arrays["V"]), -1, np.int32)
     renumber[used] = np.arange(len(used), dtype=np.int32)
@@ -133,4 +153,5 @@ def _without_unused(arrays: dict[str, np.ndarray]) -> HeadModel:
         names=tuple(str(n) for n in arrays["names"]),
         landmarks68=renumber[arrays["lm68"]],
         eyeballs=(renumber[balls[0]], renumber[balls[1]]),
+        shade=arrays["shade"][used].astype(np.float32) if "shade" in arrays else None,
     )

@@ -18,6 +18,7 @@ EYE_OUTLINES = (
 INNER_LIPS = np.array([78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95])
 BROW = [105, 334]
 GUMS, TEETH, THROAT = (128.0, 66.0, 64.0), (228.0, 221.0, 208.0), (52.0, 24.0, 22.0)
+SOCKET = "M_MouthSocket"  # skin inside the mouth, where the model tells it apart
 FILL_ROUNDS = 120
 SOFT_BORDER = 1.6  # centimetres over which the face fades into the warped photo
 RIGHT_EYE, LEFT_EYE, MOUTH_REGION = 1, 2, 3  # values of Anatomy.region
@@ -62,10 +63,12 @@ def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
         model.neutral[face, 2] < lips[:, 2].min() - 0.3
     )
     throat = face[hidden & near]
+    if SOCKET in model.materials:
+        throat = np.union1d(throat, np.setdiff1d(model.part(SOCKET), face))
     opacity[throat] = 1
-    shade = np.ones(model.num_vertices, np.float32)
+    shade = np.ones(model.num_vertices, np.float32) if model.shade is None else model.shade.copy()
     mouth = model.part("M_Teeth", "M_GumsTongue")
-    shade[mouth] = np.clip((model.neutral[mouth, 2] - 4.5) / 6.0, 0.12, 1) ** 1.2
+    shade[mouth] *= np.clip((model.neutral[mouth, 2] - 4.5) / 6.0, 0.12, 1) ** 1.2
     back = model.materials.index("M_BackHead")
     anchors = opacity > 0.3
     anchors[throat] = False
