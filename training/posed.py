@@ -46,6 +46,7 @@ from .pictures import draw_colours, draw_paint, lift_dark, random_backdrop, to_b
 Kind = Literal["rendered", "photo", "clip"]
 NEAR = np.array([27.0, 16.0, 18.0])  # degrees from about the photo's own pose: how far warped photos look right
 SHAPE_JITTER = 0.35  # spread of the identity weights that make another head of one photo
+MOST_ZOOM = 1.3  # of the face's size in a clip
 MARK_STEPS = 48  # a pack's landmarks are whole numbers: so many to a pixel
 MARK_NOISE = (0.010, 0.004)  # a tracker's error in eye distances: of all frames alike, of each frame
 
@@ -62,7 +63,7 @@ class PosedDataConfig:
     swap_share: float = 0.15  # rendered targets: the face of one photo in the surroundings of another
     reshape_share: float = 0.5
     paint_share: float = 0.25
-    plain_share: float = 0.08
+    plain_share: float = 0.04
     replay_share: float = 0.6
     own_driver_share: float = 0.5  # photos and clips: driven by themselves, recoloured; else by a rendered person
     driver: DriverChanges = field(default_factory=lambda: DriverChanges(colour=0.8, affine=0.5, light=0.15))
@@ -152,7 +153,9 @@ def open_world(
             arrays["landmarks"][part].astype(np.float32) / MARK_STEPS, arrays["blendshapes"][part].astype(np.float32),
             arrays["matrices"][part], np.ones(len(frames), bool), (side, side),
         )  # fmt: skip
-        clips.append(Clip(str(arrays["names"][n]), frames, track))
+        near, far = np.percentile(track.eye_distance, (95, 5))
+        if near < MOST_ZOOM * far:  # one scale is kept over a clip
+            clips.append(Clip(str(arrays["names"][n]), frames, track))
     return World(config, target, posing, face_basis(posing.model, posing.table), faces, clips)
 
 
