@@ -12,21 +12,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..signals.track import BLENDSHAPES
-from .fit import FLIP
+from .fit import FLIP, Camera, HeadFit
 from .landmarks import NUM_FACE, LandmarkTable
-from .model import EYE_PITCH, EYE_YAW, HeadModel, eye_centre
+from .model import HeadModel
 
 STRETCH = 48  # frames that tell the driver's looks, and the scale at which the head is placed
 FIRST_ROUNDS, ROUNDS = 4, 3  # Gauss-Newton steps for the stretch and for a frame
 AT_ONCE = 32  # frames whose equations are in memory together
-DEPTH_WEIGHT = 0.15  # MediaPipe's z is less sure than its x and y
+DEPTH_WEIGHT = 0.4  # MediaPipe's z is less sure than its x and y
 NOISE = 0.7  # centimetres: error of a landmark that counts; less than it seems, as neighbours err alike
 EXPRESSION_SPREAD = 0.3  # how far a weight strays from what the blendshapes say
 IDENTITY_SPREAD = 0.45
 GAIN = 0.8  # blendshapes exaggerate
+LEFT_DEPTH, SYM = 0.0, True
+GAZE_UP = 0.18  # eyes of rendered heads that look straight ahead are seen to look down by so much
 HELD = 1e-3  # spread of what is known already
 EYE_CORNERS = {"L": (362, 263), "R": (33, 133)}
-PUPILS = {"L": 473, "R": 468}
 LIDS = {"L": ((386, 374), (385, 380), (387, 373)), "R": ((159, 145), (158, 153), (160, 144))}  # upper, lower
 LIPS = (((13, 14), (82, 87), (312, 317)), ((81, 178), (80, 88)), ((311, 402), (310, 318)))  # middle, right, left
 MOUTH_CORNERS = (61, 291)
@@ -42,7 +43,7 @@ class FaceBasis:
     weights: np.ndarray  # (468,) trust in a landmark of the face
     names: tuple[str, ...]  # of the expressions
     prior: np.ndarray  # (52, E) from blendshapes to expected weights
-    eyes: dict[str, np.ndarray]  # centre (3,) of each eyeball from the middle of the eye's corners
+    mirror: np.ndarray  # (478,) the landmark on the other side
 
     @property
     def gaze(self) -> np.ndarray:
@@ -77,12 +78,12 @@ class DriverMotion:
 def face_basis(model: HeadModel, table: LandmarkTable) -> FaceBasis:
     """Look the model up at the landmarks."""
     neutral = table.locate(model.neutral).astype(np.float64)
-    eyes = {}
-    for side, ball in zip("LR", model.eyeballs, strict=True):
-        eyes[side] = eye_centre(model.neutral[ball]) - neutral[list(EYE_CORNERS[side])].mean(0)
+    prior = model.from_blendshapes(tuple(BLENDSHAPES)).astype(np.float64)
+    prior *= [1.0 if name.startswith("eyeLook") else GAIN for name in model.names]
+    other = np.linalg.norm(neutral[:, None] * [-1, 1, 1] - neutral, axis=2)
     return FaceBasis(
         neutral, table.locate(model.identity).astype(np.float64), table.locate(model.expression).astype(np.float64),
-        table.weights[:NUM_FACE], model.names, GAIN * model.from_blendshapes(tuple(BLENDSHAPES)).astype(np.float64), eyes,
+        table.weights[:NUM_FACE], model.names, prior, other.argmin(1),
     )  # fmt: skip
 
 
@@ -114,18 +115,30 @@ def fit_driver(basis: FaceBasis, landmarks: np.ndarray, blendshapes: np.ndarray)
 def fit_likeness(basis: FaceBasis, landmarks: np.ndarray, blendshapes: np.ndarray) -> Likeness:
     """Who is seen in (T, 478, 3) landmarks: one identity, each frame its own expression and view."""
     targets = _y_up(landmarks)
-    expected = np.clip(blendshapes, 0, 1) @ basis.prior
-    identity, expression = np.zeros(len(basis.identity)), expected.copy()
-    pose = _align(basis, basis.neutral + np.tensordot(expression, basis.expression, 1), targets)
-    for _ in range(FIRST_ROUNDS):
-        identity, expression, pose = _step(basis, targets, expected, identity, expression, pose)
+    identity, expression, pose = _fit_stretch(basis, targets, _expected(basis, blendshapes))
     person = basis.neutral + np.tensordot(identity, basis.identity, 1)
     moved = person + np.tensordot(expression, basis.expression, 1)
-    left_over = (pose.back(targets) - moved).mean(0)
+    left_over = (pose.back(targets) - moved).mean(0) * [1, 1, LEFT_DEPTH]
+    if SYM: left_over = (left_over + left_over[basis.mirror] * [-1, 1, 1]) / 2
     left_over[NUM_FACE:] = 0
     neutral = person + left_over
     lids = np.array([_gaps(neutral, LIDS[s]) / _width(neutral, EYE_CORNERS[s]) for s in "LR"])
     return Likeness(identity, neutral, lids)
+
+
+def fit_face(basis: FaceBasis, landmarks: np.ndarray, blendshapes: np.ndarray) -> HeadFit:
+    """Explain a single picture: `fit.fit_head` with the blendshapes (52,) as prior, so that a smile is no cheek.
+
+    landmarks: (478, 3) pixels as MediaPipe has them.
+    """
+    targets, expected = _y_up(landmarks[None]), _expected(basis, blendshapes[None])
+    identity, expression, pose = _fit_stretch(basis, targets, expected)
+    person = basis.neutral + np.tensordot(identity, basis.identity, 1)
+    camera = Camera(pose.rotation[0], float(pose.scale[0]), FLIP * pose.offset[0])
+    fitted = camera.project(person + np.tensordot(expression[0], basis.expression, 1))
+    eyes = np.linalg.norm(landmarks[33, :2] - landmarks[263, :2])
+    error = float(np.linalg.norm((fitted - landmarks)[:NUM_FACE, :2], axis=1).mean() / eyes)
+    return HeadFit(identity.astype(np.float32), expression[0].astype(np.float32), camera, error)
 
 
 def fit_frames(
@@ -148,14 +161,11 @@ def _fit_part(
 ) -> DriverMotion:
     targets = _y_up(landmarks)
     own = replace(basis, neutral=likeness.neutral)
-    expected = np.clip(blendshapes, 0, 1) @ basis.prior
+    expected = _expected(basis, blendshapes)
     expression = expected.copy()
     pose = _align(own, likeness.neutral + np.tensordot(expression, basis.expression, 1), targets)
-    for number in range(ROUNDS):
+    for _ in range(ROUNDS):
         _, expression, pose = _step(own, targets, expected, None, expression, pose)
-        if number == 0:
-            seen = pose.back(targets)
-            expected[:, basis.gaze] = _gaze(basis, likeness, seen, expected)[:, basis.gaze]
     seen = pose.back(targets)
     lids = np.stack([_gaps(seen, LIDS[s]) / _width(seen, EYE_CORNERS[s]) for s in "LR"], 1) / likeness.lids
     lips = np.stack([_gaps(seen, pairs) for pairs in LIPS], 1) / _width(likeness.neutral, MOUTH_CORNERS)
@@ -168,6 +178,26 @@ def euler_angles(rotation: np.ndarray) -> np.ndarray:
     pitch = np.arcsin(np.clip(-rotation[..., 1, 2], -1, 1))
     roll = np.arctan2(rotation[..., 1, 0], rotation[..., 1, 1])
     return np.degrees(np.stack([yaw, pitch, roll], -1))
+
+
+def _fit_stretch(basis: FaceBasis, targets: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray, _Pose]:
+    """The identity (I,) that the frames share, their expressions and views."""
+    identity, expression = np.zeros(len(basis.identity)), expected.copy()
+    pose = _align(basis, basis.neutral + np.tensordot(expression, basis.expression, 1), targets)
+    for _ in range(FIRST_ROUNDS):
+        identity, expression, pose = _step(basis, targets, expected, identity, expression, pose)
+    return identity, expression, pose
+
+
+def _expected(basis: FaceBasis, blendshapes: np.ndarray) -> np.ndarray:
+    """(T, E) weights that the blendshapes (T, 52) announce; gaze counted from where the eyes look straight ahead."""
+    expected = np.clip(blendshapes, 0, 1) @ basis.prior
+    names = list(basis.names)
+    for side in "LR":
+        up, down = (names.index(f"eyeLook{d}_{side}") for d in ("Up", "Down"))
+        level = expected[:, up] - expected[:, down] + GAZE_UP
+        expected[:, up], expected[:, down] = np.clip(level, 0, 1), np.clip(-level, 0, 1)
+    return expected
 
 
 def _y_up(landmarks: np.ndarray) -> np.ndarray:
@@ -287,20 +317,3 @@ def _rotations(vectors: np.ndarray) -> np.ndarray:
     none = np.zeros_like(x)
     cross = np.stack([none, -z, y, z, none, -x, -y, x, none], 1).reshape(-1, 3, 3) / angle
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
-
-
-def _gaze(basis: FaceBasis, likeness: Likeness, seen: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """(T, E) with the eyeLook weights that the irises show; as expected where lids cover them."""
-    found = expected.copy()
-    names = list(basis.names)
-    for side, outwards in (("L", 1), ("R", -1)):
-        corners = seen[:, list(EYE_CORNERS[side])]
-        rest = basis.neutral[PUPILS[side]] - basis.neutral[list(EYE_CORNERS[side])].mean(0)
-        radius = rest[2] - basis.eyes[side][2]
-        grown = _width(seen, EYE_CORNERS[side]) / _width(basis.neutral, EYE_CORNERS[side])
-        pupil = (seen[:, PUPILS[side]] - corners.mean(1)) / grown[:, None]
-        yaw = np.arcsin(np.clip((pupil[:, 0] - basis.eyes[side][0]) / radius, -0.8, 0.8)) * outwards / EYE_YAW
-        pitch = np.arcsin(np.clip((pupil[:, 1] - basis.eyes[side][1]) / radius, -0.8, 0.8)) / EYE_PITCH
-        for direction, value in (("Out", yaw), ("In", -yaw), ("Up", pitch), ("Down", -pitch)):
-            found[:, names.index(f"eyeLook{direction}_{side}")] = np.clip(value, 0, 1)
-    return found
