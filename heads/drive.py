@@ -32,7 +32,8 @@ from .solve import (
 STRETCH = 48  # frames that tell the driver's looks, and the scale at which a head is placed
 FIRST_ROUNDS, ROUNDS = 4, 3  # Gauss-Newton steps for the stretch, and for a frame
 AT_ONCE = 32  # frames whose equations are in memory together
-CLOSED_LIDS = 0.15  # share of its opening at rest that the tracker sees of a closed eye
+CLOSED_LIDS = 0.25  # share of its opening at rest that the tracker still sees of a closed eye
+WIDE = 80  # percentile of the lids in the stretch that is their opening at rest, if the fit finds less
 SEEN_LIDS, TRUE_LIDS = (0.0, 0.22, 0.48, 0.66, 0.87, 1.0), (0.0, 0.22, 0.35, 0.48, 0.74, 1.0)  # tracked, rendered
 LIPS_SLACK, LIPS_SOON = 0.045, 0.06  # shares of the mouth's width: the tracker sees lips part before they do
 
@@ -83,8 +84,8 @@ def fit_likeness(basis: FaceBasis, landmarks: np.ndarray, blendshapes: np.ndarra
     left_over = (left_over + left_over[basis.mirror] * [-1, 1, 1]) / 2  # a turned head must not make a crooked one
     left_over[NUM_FACE:] = 0
     neutral = person + left_over
-    lids = [gaps(neutral, pairs) / width(neutral, ends) for pairs, ends in zip(LIDS, EYE_CORNERS, strict=True)]
-    return Likeness(identity, neutral, np.array(lids))
+    lids = np.maximum(_lids(neutral), np.percentile(_lids(views.back(targets)), WIDE, axis=0))
+    return Likeness(identity, neutral, lids)
 
 
 def fit_frames(basis: FaceBasis, likeness: Likeness, landmarks: np.ndarray, blendshapes: np.ndarray) -> DriverMotion:
@@ -136,11 +137,15 @@ def _fit_part(basis: FaceBasis, likeness: Likeness, landmarks: np.ndarray, expec
     for _ in range(ROUNDS):
         expression, views, _ = step(basis, likeness.neutral, targets, expected, expression, views)
     seen = views.back(targets)
-    lids = np.stack([gaps(seen, pairs) / width(seen, ends) for pairs, ends in zip(LIDS, EYE_CORNERS, strict=True)], 1)
+    lids = _lids(seen) / likeness.lids
     lips = np.stack([gaps(seen, pairs) for pairs in LIPS], 1) / width(likeness.neutral, MOUTH_CORNERS)
-    return DriverMotion(
-        expression, euler_angles(views.rotation), _true_lids(lids / likeness.lids), _true_lips(lips), landmarks
-    )
+    return DriverMotion(expression, euler_angles(views.rotation), _true_lids(lids), _true_lips(lips), landmarks)
+
+
+def _lids(points: np.ndarray) -> np.ndarray:
+    """(..., 2) how far the left and the right eye are open, as share of the eye's width."""
+    sides = zip(LIDS, EYE_CORNERS, strict=True)
+    return np.stack([gaps(points, pairs) / width(points, ends) for pairs, ends in sides], -1)
 
 
 def _true_lids(seen: np.ndarray) -> np.ndarray:
