@@ -1,0 +1,107 @@
+"""A driver's motion on another person's head, and that head laid over the driver's face."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from .drive import STRETCH, DriverMotion
+from .fit import FLIP, HeadFit
+from .landmarks import NUM_FACE
+from .motion import Motion
+from .scene import PIVOT
+from .solve import LIDS, LIPS, MOUTH_CORNERS, FaceBasis, euler_angles, gaps, rotations, solve_within, width
+
+TOUCH_LIDS = 0.075  # centimetres between the landmarks of a closed eye's lids
+TOUCH_LIPS = -0.05  # centimetres from the mouth at rest until its lips touch
+GAP_NOISE = 0.02  # centimetres by which a gap may be missed
+FREE = {"eyeBlink": 0.5, "eyeWide": 0.3, "eyeSquint": 0.1, "jawOpen": 0.15, "mouthClose": 0.1, "mouthLowerDown": 0.1,
+        "mouthUpperUp": 0.1, "mouthPress": 0.1, "mouthShrugLower": 0.05, "mouthRollLower": 0.05}  # fmt: skip
+STIFF = 0.01  # how far the weights that are not in FREE may change
+MOST_BLINK = 1.25  # large eyes need more than the whole shape
+
+
+def transfer(
+    basis: FaceBasis,
+    driver: DriverMotion,
+    source: HeadFit,
+    mode: Literal["absolute", "relative"] = "absolute",
+    reference: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Expression (T, E) and angles (T, 3) degrees with which the source's head does what the driver does.
+
+    absolute: the driver's own; what the source's face does in its picture is gone.
+    relative: the driver's change since frame `reference`, added to what the source's face does in its picture.
+
+    Lids and lips are as open as the driver's, whatever the proportions. eyeBlink may exceed 1 on large eyes.
+    """
+    expression, lids, lips = (a.astype(np.float64) for a in (driver.expression, driver.lids, driver.lips))
+    angles = driver.angles
+    if mode == "relative":
+        own_lids, own_lips = _openings(basis, source)
+        expression = np.clip(expression - expression[reference] + source.expression, 0, 1)
+        lids = lids * (own_lids / np.maximum(lids[reference], 0.5))
+        lips = np.maximum(lips - lips[reference] + own_lips, 0)
+        turns = rotations(angles)
+        angles = euler_angles(turns @ turns[reference].T @ source.camera.rotation).astype(np.float32)
+    return _with_openings(basis, source.identity, expression, lids, lips), angles
+
+
+def place(
+    basis: FaceBasis,
+    source: HeadFit,
+    expression: np.ndarray,
+    angles: np.ndarray,
+    marks: np.ndarray,
+    affine: np.ndarray,
+    side: int,
+) -> Motion:
+    """The motion for `scene.move_head` that lays the source's head over a driver's landmarks.
+
+    One scale, from the first STRETCH frames, and a shift a frame, both by the whole face.
+
+    Args:
+        expression, angles: from `transfer`.
+        marks: (T, 478, 3) pixels of the picture into which `affine` (2, 3) takes the canvas that `source` lies on.
+        side: pixels of the crop's side on the canvas (`Studio.fine`), in which Motion.shift is counted.
+    """
+    heads = basis.express(basis.person(source.identity), expression) - PIVOT
+    growth = float(affine[0, 0])
+    here = ((heads @ rotations(angles).transpose(0, 2, 1)) * FLIP)[:, :NUM_FACE, :2] * (source.camera.scale * growth)
+    there = marks[:, :NUM_FACE, :2].astype(np.float64)
+    share = (basis.weights / basis.weights.sum())[:, None]
+    middle, goal = (here * share).sum(1), (there * share).sum(1)
+    sizes = [(share * (p - m[:, None]) ** 2).sum((1, 2))[:STRETCH] for p, m in ((here, middle), (there, goal))]
+    zoom = float(np.median(np.sqrt(sizes[1] / sizes[0])))
+    anchor = affine[:, :2] @ source.camera.project(PIVOT)[:2] + affine[:, 2]
+    shift = (goal - anchor - zoom * middle) / (growth * side)
+    return Motion(
+        expression.astype(np.float32), angles.astype(np.float32), shift.astype(np.float32),
+        np.full(len(angles), zoom, np.float32),
+    )  # fmt: skip
+
+
+def _openings(basis: FaceBasis, source: HeadFit) -> tuple[np.ndarray, np.ndarray]:
+    """Lids (2,) and lips (3,) of the source's picture, as in DriverMotion."""
+    rest = basis.person(source.identity)
+    face = basis.express(rest, source.expression[None])[0]
+    lids = [(gaps(face, pairs) - TOUCH_LIDS) / (gaps(rest, pairs) - TOUCH_LIDS) for pairs in LIDS]
+    lips = [gaps(face - rest, pairs) - TOUCH_LIPS for pairs in LIPS] / width(rest, MOUTH_CORNERS)
+    return np.clip(lids, 0, 1.4), np.maximum(lips, 0)
+
+
+def _with_openings(
+    basis: FaceBasis, identity: np.ndarray, expression: np.ndarray, lids: np.ndarray, lips: np.ndarray
+) -> np.ndarray:
+    """Weights (T, E) changed as little as possible so that this head's lids (T, 2) and lips (T, 3) are so far open."""
+    rest = basis.person(identity)
+    rows = np.stack([gaps(basis.expression, pairs) for pairs in (*LIDS, *LIPS)])
+    apart = np.array([gaps(rest, pairs) - TOUCH_LIDS for pairs in LIDS])
+    goal = np.concatenate([(lids - 1) * apart, TOUCH_LIPS + width(rest, MOUTH_CORNERS) * lips], 1)
+    spread = np.array([FREE.get(name.split("_")[0], STIFF) for name in basis.names])
+    normal = np.diag(spread**-2.0) + rows.T @ rows / GAP_NOISE**2
+    right = (goal - expression @ rows.T) @ rows / GAP_NOISE**2
+    top = np.array([MOST_BLINK if name.startswith("eyeBlink") else 1.0 for name in basis.names])
+    every = np.broadcast_to(normal, (len(expression), *normal.shape))
+    return (expression + solve_within(every, right, -expression, top - expression)).astype(np.float32)
