@@ -108,6 +108,7 @@ def main() -> None:
     logging.info("autoencoder after %.0f s", time.monotonic() - started)
 
     torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
     resume = (a.out / "checkpoint.pt").is_file()
     train(few, TinyAutoencoder.load(folder / ae.WEIGHTS), renderers, heldout, a.out, resume)
     logging.info("done after %.0f s", time.monotonic() - started)

@@ -679,8 +679,12 @@ def train(
 
 def _loop(run: Run) -> None:
     c = run.config
-    while len(run.store) < min(2 * c.clips, c.capacity) or len(run.photo_store) < 8:
+    while len(run.store) < min(2 * c.clips, run.store.capacity) or len(run.photo_store) < min(
+        8, run.photo_store.capacity
+    ):
         run.take_samples(64)
+        if not any(process.is_alive() for process in run.renderers.processes):
+            raise UserError("the processes that render samples have ended: see their messages above")
         time.sleep(0.05)
     last = shown = saved = time.monotonic()
     count = run.steps

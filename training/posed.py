@@ -16,7 +16,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from ..heads.drive import DriverMotion, FaceBasis, face_basis, fit_driver, fit_face
+from ..heads.drive import fit_driver, fit_face
 from ..heads.fit import HeadFit, fit_head
 from ..heads.landmarks import load_table
 from ..heads.model import load_head_model
@@ -35,6 +35,7 @@ from ..heads.scene import (
     restore_portrait,
     with_shell,
 )
+from ..heads.solve import FaceBasis, face_basis
 from ..heads.texture import anatomy
 from ..signals.crops import resample
 from ..signals.motion import STEADY
@@ -328,9 +329,9 @@ def _pose(
     else:
         fit = fit_face(world.basis, marks, source_shapes)
     portrait = restore_portrait(studio, "source", wide, marks.astype(np.float32), fit)
-    driver: DriverMotion = fit_driver(world.basis, seen.astype(np.float32), blendshapes)
-    expression = transfer(world.basis, driver, fit.identity)
-    motion = place(world.basis, fit, expression, driver.angles, seen * SUPERSAMPLING, shown, studio.fine)
+    driver = fit_driver(world.basis, seen.astype(np.float32), blendshapes)
+    expression, angles = transfer(world.basis, driver, fit)
+    motion = place(world.basis, fit, expression, angles, seen * SUPERSAMPLING, shown, studio.fine)
     actor = Actor(portrait, portrait, portrait.skin, studio.model.person(fit.identity))
     drawn = [draw_known(studio, actor, points, shown) for points in move_head(studio, actor, motion)]
     return np.stack([np.concatenate([picture, 255 * known[..., None]], -1) for picture, known in drawn])
@@ -377,9 +378,9 @@ def _stand_in(
     face = world.faces[int(rng.integers(len(world.faces)))]
     portrait = portrait_of(face, world, 1)
     driver = fit_driver(world.basis, true.astype(np.float32), blendshapes)
-    expression = transfer(world.basis, driver, portrait.fit.identity)
+    expression, angles = transfer(world.basis, driver, portrait.fit)
     affine = base_affine(studio)
-    motion = place(world.basis, portrait.fit, expression, driver.angles, true * SUPERSAMPLING, affine, studio.fine)
+    motion = place(world.basis, portrait.fit, expression, angles, true * SUPERSAMPLING, affine, studio.fine)
     actor = Actor(portrait, portrait, portrait.skin, studio.model.person(portrait.fit.identity))
     points = move_head(studio, actor, motion)
     pictures = np.stack([draw(studio, actor, p, affine) for p in points])
