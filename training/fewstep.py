@@ -30,11 +30,11 @@ from ..model.adapter import Adapter, AdapterFile, save_adapter
 from ..model.autoencoder import TinyAutoencoder
 from ..model.config import AdapterConfig
 from ..model.fusion import Branch
-from ..model.hosts.diffusers import Denoiser, build_transformer, save_transformer
+from ..model.backends.diffusers import Denoiser, build_transformer, save_transformer
 from ..model.streams import Conditions
 from .muon import orthogonalise
 from .optim import MATRICES
-from .posed import PosedSample, World, fit_face_twice, make_sample
+from .data.posed import PosedSample, World, fit_face_twice, make_sample
 
 log = logging.getLogger(__name__)
 
