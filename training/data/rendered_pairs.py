@@ -11,7 +11,6 @@ from ...heads.model import HeadModel
 from ...heads.motion import Motion, invent, limit_angles, replay
 from ...heads.scene import MARGIN, Actor, Portrait, Studio, base_affine, crop_points, draw, move_head, with_shell
 from ...heads.texture import look_up
-from ...signals.crops import face_frame
 from ...signals.motion import STEADY
 from ...signals.regions import masked_frames
 from ...signals.track import FaceTrack
@@ -59,14 +58,6 @@ def make_pair(rng: np.random.Generator, studio: Studio, identities: Identities, 
     }
     clip = PictureClip(to_bytes(colours(sources)), to_bytes(colours(pictures)), driving, masks, info)
     return mirror(clip) if rng.random() < 0.5 else clip
-
-
-def own_affine(studio: Studio, points: np.ndarray) -> np.ndarray:
-    """Canvas -> fine picture by the crop rule applied to a head's own landmarks; points (V, 3)."""
-    centre, size = face_frame(studio.table.locate(points)[None])
-    side = studio.crop_scale * float(size[0])
-    zoom = studio.fine / side
-    return np.concatenate([zoom * np.eye(2), -zoom * (centre[0] - side / 2)[:, None]], 1).astype(np.float32)
 
 
 def laid_over(target: np.ndarray, driver: np.ndarray) -> np.ndarray:
