@@ -62,8 +62,8 @@ def main() -> None:
     from svdp.model.autoencoder import TinyAutoencoder
     from svdp.model.config import AdapterConfig, BaseArchitecture
     from svdp.training import autoencoder as ae
-    from svdp.training.fewstep import FewStepConfig, Renderers, draw_heldout, fit_world, train
     from svdp.training.data.posed import PosedDataConfig, open_head, open_world
+    from svdp.training.fewstep import FewStepConfig, Renderers, draw_heldout, fit_world, train
 
     started = time.monotonic()
     data = PosedDataConfig(**json.loads(a.data))
