@@ -35,7 +35,9 @@ Embedder = Annotated[
 ]
 HeadModel = Annotated[
     Path | None,
-    typer.Option(help="Head of `heads.bake`: a textured head makes the motion, too (extra 'train')."),
+    typer.Option(
+        help="Head of `heads.bake`: also measure a mesh baseline, the textured head with the driver's motion ('train')."
+    ),
 ]
 _HELDOUT = "Held-out shards"
 Shards = Annotated[
@@ -168,9 +170,9 @@ def _evaluate_pairs(
     configs = write_portraits(pairs, {pair.name: config(pair) for pair in pairs}, out)
     animate_pairs(configs, out, reuse=reuse, overwrite=overwrite)
     if head_model is not None:
-        from .puppet import add_puppets
+        from .mesh_baseline import add_mesh_baselines
 
-        pairs = add_puppets(pairs, configs, out, head_model, crop_rule(configs[pairs[0].name])[0])
+        pairs = add_mesh_baselines(pairs, configs, out, head_model, crop_rule(configs[pairs[0].name])[0])
     runs = measure_pairs(pairs, configs, identity)
     _show(Report(columns=COLUMNS, runs=runs, bars=manifest.bars), out, path.stem)
 
@@ -191,8 +193,10 @@ def _evaluate_shards(
 
     wanted = read_bars(bars, [column.key for column in COLUMNS]) if bars else []
     runs, gaps = evaluate_shards(choose_clips(folder, clips, provider), cfg, cfg.output, identity, truth)
-    notes = [f"use gap of the {name.replace('/', ', ')} the regions: {gap:+.3f}" for name, gap in gaps.items()]
-    report = Report(columns=COLUMNS, runs=runs, bars=wanted, notes=notes, extra={"use_gaps": gaps})
+    notes = [
+        f"condition-swap gap of the {name.replace('/', ', ')} the regions: {gap:+.3f}" for name, gap in gaps.items()
+    ]
+    report = Report(columns=COLUMNS, runs=runs, bars=wanted, notes=notes, extra={"condition_swap_gaps": gaps})
     _show(report, cfg.output, f"{folder.parent.name}/{folder.name}")
 
 

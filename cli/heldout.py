@@ -16,11 +16,11 @@ from torch import autocast
 
 from ..errors import NoFaceError, UserError
 from ..evaluation.heldout import HeldoutClip, evaluate_clip, pool
-from ..model.hosts.diffusers_vae import load_autoencoder
+from ..model.backends.diffusers_vae import load_autoencoder
 from ..model.sampling import SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.images import save_image
-from ..training.shards import describe_shards, read_shard
+from ..training.data.shards import describe_shards, read_shard
 from .config import AnimateConfig
 from .pipeline import Model, decode, load_model
 from .train import EXTRA
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShardClip:
-    """Where a clip lies: a shard (`training.shards`) and the key in it."""
+    """Where a clip lies: a shard (`training.data.shards`) and the key in it."""
 
     path: Path
     name: str
@@ -68,7 +68,7 @@ def evaluate_shards(
 ) -> tuple[list[Run], dict[str, float]]:
     """The rows of all clips, and the one of all frames together; contact sheets OUT/NAME.sheet.png on the way.
 
-    And the use gaps (`use_gaps`).
+    And the condition-swap gaps (`condition_swap_gaps`).
 
     truth: another autoencoder to decode source and true frames with; by default the model's own.
     Clips without a face that the detector finds are left out, which is said. Raises UserError if none has one.
@@ -88,26 +88,26 @@ def evaluate_shards(
             log.warning("left out: %s", error)
     if not runs:
         raise UserError(f"the detector finds no face in any of {len(clips)} clips: look at the sheets in {out}")
-    return [*runs, pool(runs)], use_gaps(model, clips)
+    return [*runs, pool(runs)], condition_swap_gaps(model, clips)
 
 
-def use_gaps(model: Model, clips: Sequence[ShardClip]) -> dict[str, float]:
+def condition_swap_gaps(model: Model, clips: Sequence[ShardClip]) -> dict[str, float]:
     """How much worse velocities are predicted with another clip's driver, source or history, inside and outside of the
-    driver's regions (`training.monitor.UseGaps`); near zero, the model ignores that signal.
+    driver's regions (`training.monitor.ConditionSwapGaps`); near zero, the model ignores that signal.
 
     Empty for a single clip, and without the extra 'train'.
     """
     if len(clips) < 2 or any(importlib.util.find_spec(name) is None for name in EXTRA):
         return {}
-    from ..training.dataset import LatentClips
-    from ..training.monitor import UseGaps
+    from ..training.data.windows import LatentClips
+    from ..training.monitor import ConditionSwapGaps
 
     arrays = [clip.read()[0] for clip in clips]
     latents = LatentClips.from_arrays({name: np.stack([a[name] for a in arrays]) for name in arrays[0]})
     history = min(model.segments.num_history, latents.num_frames - 1)
     frames = min(model.segments.length, latents.num_frames - history)
     with autocast(model.device.type, model.dtype, enabled=model.dtype != torch.float32):
-        found = UseGaps(latents, len(clips), seed=0, chunk=2).measure(model.denoiser, frames, history)
+        found = ConditionSwapGaps(latents, len(clips), seed=0, chunk=2).measure(model.denoiser, frames, history)
     return {name.removeprefix("gap/"): value for name, value in found.items() if name.startswith("gap/")}
 
 

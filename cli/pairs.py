@@ -111,7 +111,7 @@ def _write_portrait(pair: Pair, cfg: AnimateConfig, out: Path) -> Path:
 
 def _portrait(pair: Pair, cfg: AnimateConfig) -> np.ndarray:
     """The frame that is asked for, or the one that suits best; of the driver, among the driving frames."""
-    from ..evaluation.footage import best_source_frame
+    from ..evaluation.video import best_source_frame
     from ..signals.track import track_faces
     from ..signals.video import VideoReader
 

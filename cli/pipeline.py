@@ -14,10 +14,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..model.adapter import load_adapter
 from ..model.autoencoder import FACTOR
+from ..model.backends.diffusers import Denoiser, load_transformer, merge_lora
+from ..model.backends.diffusers_vae import PictureCodec, load_autoencoder
 from ..model.config import AdapterConfig, FusionConfig, SegmentConfig, from_json
 from ..model.flow import Solver
-from ..model.hosts.diffusers import Denoiser, load_transformer, merge_lora
-from ..model.hosts.diffusers_vae import PictureCodec, load_autoencoder
 from ..model.sampling import SamplingConfig, SegmentResult, SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.crops import CropConfig

@@ -13,7 +13,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
-    from ..training.materials import DataConfig
+    from ..training.data.sources import DataConfig
 
 EXTRA = ("accelerate", "numba", "tensorboard", "webdataset")
 
@@ -144,7 +144,7 @@ def build(
 ) -> None:
     """Build shards of latents: rendered cross-identity pairs and self-driven clips. Finished shards are kept."""
     require_extra()
-    from ..training.data import build as run
+    from ..training.data.build import build as run
 
     settings = _data_config(config, root, {"head_model": head_model, "autoencoder": autoencoder})
     manifest = run(settings, out, split, clips, seed, workers, lambda done: print(f"{done} clips"))
@@ -153,7 +153,7 @@ def build(
 
 
 def _data_config(path: Path, roots: list[str] | None, files: dict[str, Path | None]) -> DataConfig:
-    from ..training.materials import load_data_config
+    from ..training.data.sources import load_data_config
 
     overrides: dict[str, object] = {name: str(file.resolve()) for name, file in files.items() if file is not None}
     pairs = [entry.partition("=") for entry in roots or []]
@@ -174,7 +174,7 @@ def inspect(
     """Draw a contact sheet of shards: sources, targets, masked driver."""
     require_extra()
     from ..model.autoencoder import TinyAutoencoder
-    from ..training.data import inspect as run
+    from ..training.data.build import inspect as run
 
     bundled = sorted((Path(__file__).resolve().parents[1] / "assets").rglob("*autoencoder.safetensors"))
     file = autoencoder or (bundled[0] if bundled else None)
@@ -183,7 +183,7 @@ def inspect(
     for name, part in json.loads(manifest.read_text())["splits"].items() if manifest.is_file() else ():
         made = ", ".join(f"{count} {provider}" for provider, count in sorted(part["providers"].items())) or "none"
         files, shards = len(part["identities"]), len(part["shards"])
-        print(f"{name}: {part['clips']} clips in {shards} shards ({made}); material: {files} files")
+        print(f"{name}: {part['clips']} clips in {shards} shards ({made}); media: {files} files")
 
 
 def bundle(

@@ -15,11 +15,11 @@ import numpy as np
 from ..errors import NoFaceError
 from ..signals.track import detect_face, track_faces
 from .correlation import pearson
-from .footage import Footage, whole_frame
 from .protocol import STATIC, TRUE, Identity, Reference, measure, still_track, with_looks, with_truth
 from .redetection import MEASURES
 from .report import Run
 from .score import Score
+from .video import MeasuredVideo, whole_frame
 
 POOLED = "all frames pooled"
 FPS = 25.0  # shards do not say; the detector wants timestamps that rise
@@ -51,10 +51,10 @@ def evaluate_clip(clip: HeldoutClip, identity: Identity | None = None, segment_l
         driver=track, fps=FPS, cross=False, identity=identity or Identity(), segment_length=segment_length
     )
     against = with_looks(against, clip.source, portrait)
-    truth = Footage(clip.truth, crop)
+    truth = MeasuredVideo(clip.truth, crop)
     against = with_truth(against, truth, track)
-    still = Footage([clip.source] * len(clip.truth), crop)
-    result = measure(clip.name, Footage(clip.result, crop), against)
+    still = MeasuredVideo([clip.source] * len(clip.truth), crop)
+    result = measure(clip.name, MeasuredVideo(clip.result, crop), against)
     return [
         Run(name=result.name, scores=result.scores, checks=result.checks, details={**result.details, **clip.details}),
         measure(clip.name, still, against, method=STATIC, track=still_track(portrait, len(clip.truth))),

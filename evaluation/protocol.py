@@ -19,7 +19,6 @@ from ..signals.track import FaceTrack, detect_face, track_faces
 from ..signals.video import VideoReader
 from .bootstrap import mean_score
 from .columns import COLUMNS
-from .footage import Footage, frame_series, square_of_result
 from .identity import Embedder, embed_video, mean_embedding, spread
 from .length import LEAST_FRAMES, SETTLED, WINDOW, colour_drift, kept_share, seam_ratio
 from .manifest import Pair
@@ -27,6 +26,7 @@ from .redetection import MEASURES, Redetection, redetect
 from .report import Run
 from .score import Score
 from .sound import SoundCheck, check_sound
+from .video import MeasuredVideo, frame_series, square_of_result
 
 __all__ = ["COLUMNS", "Identity", "Reference", "evaluate_frames", "evaluate_pair", "measure"]
 
@@ -51,7 +51,7 @@ class Reference:
     source: np.ndarray | None = None  # (D,) identity embedding of the source
     driver_looks: np.ndarray | None = None  # (D,) of the driver; None if the driver is the source's person
     cross: bool = True  # another person drives
-    truth: Footage | None = None
+    truth: MeasuredVideo | None = None
     truth_vectors: np.ndarray | None = None  # (T, D) of the true frames
     identity: Identity = field(default_factory=Identity)
     segment_length: int | None = None  # new frames of a segment; None: not made in segments
@@ -59,12 +59,12 @@ class Reference:
 
 
 def measure(
-    name: str, footage: Footage, against: Reference, *, method: str = "", track: FaceTrack | None = None
+    name: str, video: MeasuredVideo, against: Reference, *, method: str = "", track: FaceTrack | None = None
 ) -> Run:
     """One row: everything that can be measured of a video. `track`: its unsmoothed track, if it is known already."""
-    found = redetect(footage.frames if track is None else track, against.driver, against.fps, select=against.select)
-    vectors = _vectors(footage, found, against)
-    series = frame_series(footage.squares(), against.truth.squares() if against.truth else ())
+    found = redetect(video.frames if track is None else track, against.driver, against.fps, select=against.select)
+    vectors = _vectors(video, found, against)
+    series = frame_series(video.squares(), against.truth.squares() if against.truth else ())
     scores = {
         "faces": Score.of(found.faces),
         **found.correlations,
@@ -72,14 +72,14 @@ def measure(
         **_identity_scores(vectors, against),
         **_time_scores(series, against.segment_length),
     }
-    if against.truth and footage is not against.truth:
+    if against.truth and video is not against.truth:
         scores |= _truth_scores(series, vectors, against)
     details = {
         "driver_frames": found.driver_frames,
         "result_frames": found.result_frames,
         "driver_faces": found.driver_faces,
         "driver_spans": {f"{m.name} ({m.unit})": found.driver_spans[m.name] for m in MEASURES},
-        "square_pixels": footage.crop.size,
+        "square_pixels": video.crop.size,
         "embedder": _describe(against.identity.embedder),
         "series": _series(found, series, vectors, against),
     }
@@ -128,11 +128,11 @@ def evaluate_frames(
     if target is not None:
         if target is not driver:
             true_track = track_faces(target, fps, select=select, smoothing=None)
-        reference = with_truth(reference, Footage(target, plan_crop(true_track, rule)), true_track)
+        reference = with_truth(reference, MeasuredVideo(target, plan_crop(true_track, rule)), true_track)
 
     def row(method: str, frames: Iterable[np.ndarray], known: FaceTrack | None = None) -> Run:
-        footage = Footage(frames, square_of_result(next(iter(frames)), source, place))
-        return measure(name, footage, reference, method=method, track=known)
+        video = MeasuredVideo(frames, square_of_result(next(iter(frames)), source, place))
+        return measure(name, video, reference, method=method, track=known)
 
     runs = [row("", result), row(STATIC, [source] * track.num_frames, still_track(portrait, track.num_frames))]
     runs += [row(method, frames) for method, frames in (compare or {}).items()]
@@ -179,7 +179,7 @@ def still_track(portrait: FaceTrack, num_frames: int) -> FaceTrack:
     return portrait[np.zeros(num_frames, int)]
 
 
-def with_truth(against: Reference, truth: Footage, track: FaceTrack) -> Reference:
+def with_truth(against: Reference, truth: MeasuredVideo, track: FaceTrack) -> Reference:
     """The same reference with a true video."""
     embedder = against.identity.embedder
     vectors = embed_video(truth.frames, track, embedder, _embedded(track.num_frames)) if embedder else None
@@ -210,13 +210,13 @@ def _describe(embedder: Embedder | None) -> dict[str, str | float] | None:
     return {"name": embedder.name, "same_person_from": embedder.same_from} if embedder else None
 
 
-def _vectors(footage: Footage, found: Redetection, against: Reference) -> np.ndarray | None:
+def _vectors(video: MeasuredVideo, found: Redetection, against: Reference) -> np.ndarray | None:
     embedder = against.identity.embedder
     if embedder is None or found.track is None:
         return None
-    if footage is against.truth:
+    if video is against.truth:
         return against.truth_vectors
-    return embed_video(footage.frames, found.track, embedder, _embedded(found.result_frames))
+    return embed_video(video.frames, found.track, embedder, _embedded(found.result_frames))
 
 
 def _identity_scores(vectors: np.ndarray | None, against: Reference) -> dict[str, Score]:

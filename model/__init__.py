@@ -1,1 +1,1 @@
-"""The method in torch: knows neither ComfyUI nor diffusers (those live in `hosts`)."""
+"""The method in torch: knows neither ComfyUI nor diffusers (those live in `backends`)."""

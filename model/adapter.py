@@ -35,7 +35,7 @@ class Adapter(nn.Module):
     """Full-video attention, aligned projections, role embeddings, gates and empty-prompt context.
 
     Untrained (`reset_parameters`) it changes nothing: output projections, the aligned projections, roles and learned
-    gates are zero. `operations` is a namespace of layer classes (a host may pass its own casting ones).
+    gates are zero. `operations` is a namespace of layer classes (a backend may pass its own casting ones).
     """
 
     def __init__(self, config: AdapterConfig, operations: Any = Operations, **factory: Any) -> None:
@@ -153,7 +153,7 @@ class AdapterParts:
 
 
 def split_adapter(path: Path | str, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> AdapterParts:
-    """Check and take apart a file that the host has read. Raises `AdapterMismatchError` naming `path` and what is
+    """Check and take apart a file that the backend has read. Raises `AdapterMismatchError` naming `path` and what is
     wrong: not an adapter, of a newer format, or tensors that its header does not speak of."""
     if "svdp.config" not in header:
         raise AdapterMismatchError(f"{path} is not an SVDP adapter: its header has no svdp.config")

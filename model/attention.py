@@ -35,10 +35,10 @@ def _explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class JointBlock(Protocol):
-    """A base model's MMDiT block, taken apart; each host gives one per block. `vec` is (M, D) or (1, D)."""
+    """A base model's MMDiT block, taken apart; each backend gives one per block. `vec` is (M, D) or (1, D)."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax attention by the host's kernel, (M, h, tokens, d) -> (M, tokens, h * d)."""
+        """Softmax attention by the backend's kernel, (M, h, tokens, d) -> (M, tokens, h * d)."""
         ...
 
     def __call__(self, x_MND: Tensor, txt_MLD: Tensor, vec_MD: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,14 +148,14 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Operations:
-    """Default layer classes; a host may pass a namespace of its own casting ones."""
+    """Default layer classes; a backend may pass a namespace of its own casting ones."""
 
     Linear = nn.Linear
     RMSNorm = RMSNorm
 
 
 def zero_init(layer: nn.Module) -> None:
-    """Fill a layer's parameters with zeros; a host's layer may have none before its weights are loaded."""
+    """Fill a layer's parameters with zeros; a backend's layer may have none before its weights are loaded."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 

@@ -21,8 +21,8 @@ LATENT_CHANNELS = 16
 FACTOR = 8
 SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609  # model space = (raw VAE latent - shift) * scale
 ENCODER_PREFIX, DECODER_PREFIX = "taesd_encoder.", "taesd_decoder."
-# What turns TAESD's latents (model space) into raw ones where the host expects raw ones; not weights of ours.
-HOST_KEYS = ("vae_scale", "vae_shift")
+# What turns TAESD's latents (model space) into raw ones where the backend expects raw ones; not weights of ours.
+COMFY_KEYS = ("vae_scale", "vae_shift")
 
 
 def _conv(n_in: int, n_out: int, stride: int = 1, bias: bool = True) -> Conv2d:
@@ -161,7 +161,7 @@ class TinyAutoencoder(nn.Module):
         Raises UserError if a file is missing, unreadable, or not a 16-channel TAESD.
         """
         if decoder is None:
-            state = {k: v for k, v in _read(encoder).items() if k not in HOST_KEYS}
+            state = {k: v for k, v in _read(encoder).items() if k not in COMFY_KEYS}
         else:
             state = _prefixed(_read(encoder), ENCODER_PREFIX) | _prefixed(_read(decoder), DECODER_PREFIX)
         model = cls()
@@ -194,7 +194,7 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 
 def _prefixed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The same weights under `prefix`, whether or not the file had it."""
-    return {prefix + key.removeprefix(prefix): value for key, value in state.items() if key not in HOST_KEYS}
+    return {prefix + key.removeprefix(prefix): value for key, value in state.items() if key not in COMFY_KEYS}
 
 
 def _check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> None:

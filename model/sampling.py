@@ -20,7 +20,7 @@ from .tokens import select_tokens, token_map, token_mask
 
 
 class VideoDenoiser(Protocol):
-    """What sampling needs of a host's model (`svdp.model.hosts.diffusers.Denoiser` is one)."""
+    """What sampling needs of a backend's model (`svdp.model.backends.diffusers.Denoiser` is one)."""
 
     adapter: Adapter
 

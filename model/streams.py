@@ -1,6 +1,6 @@
 """Conditions of a segment as streams: prefilled once (cached form) or carried along (joint form).
 
-The host gives its blocks and embeddings; nothing here knows which host it is.
+The backend gives its blocks and embeddings; nothing here knows which backend it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .tokens import gather_tokens, patchify
 T = TypeVar("T")
 
 
-class Host(Protocol):
+class Backend(Protocol):
     """What a base model must offer."""
 
     architecture: BaseArchitecture
@@ -112,32 +112,32 @@ class Streams:
         )
 
 
-def _positions(host: Host, latents: Tensor, place: Place) -> Tensor:
-    patch = host.architecture.patch
-    return crop_positions(host.position_table(), latents.shape[-2] // patch, latents.shape[-1] // patch, place)
+def _positions(backend: Backend, latents: Tensor, place: Place) -> Tensor:
+    patch = backend.architecture.patch
+    return crop_positions(backend.position_table(), latents.shape[-2] // patch, latents.shape[-1] // patch, place)
 
 
-def embed_tokens(host: Host, adapter: Adapter, latents_MCHW: Tensor, place: Place, role: str) -> Tensor:
+def embed_tokens(backend: Backend, adapter: Adapter, latents_MCHW: Tensor, place: Place, role: str) -> Tensor:
     """Tokens (M, N, D) of latents with the positions of their place and their role embedding."""
-    x = host.embed(latents_MCHW)
-    return x + _positions(host, latents_MCHW, place).to(x) + adapter.role(role).to(x)
+    x = backend.embed(latents_MCHW)
+    return x + _positions(backend, latents_MCHW, place).to(x) + adapter.role(role).to(x)
 
 
-def prefill_source(host: Host, adapter: Adapter, source_BCHW: Tensor) -> Streams:
+def prefill_source(backend: Backend, adapter: Adapter, source_BCHW: Tensor) -> Streams:
     """Streams of the source alone; depends on nothing else, so once per video is enough."""
-    tokens = embed_tokens(host, adapter, source_BCHW, "left", "source")
+    tokens = embed_tokens(backend, adapter, source_BCHW, "left", "source")
     aligned = None
     if adapter.source_proj is not None:
-        aligned = adapter.source_proj(patchify(source_BCHW, host.architecture.patch))
+        aligned = adapter.source_proj(patchify(source_BCHW, backend.architecture.patch))
     if adapter.config.conditioning == "joint":
         return Streams(source_tokens=tokens, aligned_source=aligned)
-    vec0 = _clean_modulation(host, adapter, tokens)
-    return Streams(source=_stream_key_values(host, tokens, vec0), aligned_source=aligned)
+    vec0 = _clean_modulation(backend, adapter, tokens)
+    return Streams(source=_stream_key_values(backend, tokens, vec0), aligned_source=aligned)
 
 
-def prefill_driving(host: Host, adapter: Adapter, conditions: Conditions) -> Streams:
+def prefill_driving(backend: Backend, adapter: Adapter, conditions: Conditions) -> Streams:
     """Streams of the masked driver: kept tokens and the aligned term, as the adapter's form of driving says."""
-    aligned, kept, patch = None, None, host.architecture.patch
+    aligned, kept, patch = None, None, backend.architecture.patch
     if adapter.driving_proj is not None:
         if adapter.config.aligned == "pixels":
             assert conditions.driving_pixels is not None, "this adapter takes the driver as pixels"
@@ -150,14 +150,14 @@ def prefill_driving(host: Host, adapter: Adapter, conditions: Conditions) -> Str
             aligned = aligned * conditions.driving_strength.flatten(0, 1).to(aligned.dtype)
     if adapter.config.uses_tokens:
         assert conditions.driving is not None and conditions.driving_index is not None, "token driving needs both"
-        tokens = embed_tokens(host, adapter, conditions.driving.flatten(0, 1), "right", "driving")
+        tokens = embed_tokens(backend, adapter, conditions.driving.flatten(0, 1), "right", "driving")
         kept = gather_tokens(tokens, conditions.driving_index.flatten(0, 1))
     if kept is None:
         return Streams(aligned=aligned)
     if adapter.config.conditioning == "joint":
         return Streams(aligned=aligned, driving_tokens=kept)
-    vec0 = _clean_modulation(host, adapter, kept)
-    return Streams(aligned=aligned, driving=_stream_key_values(host, kept, vec0))
+    vec0 = _clean_modulation(backend, adapter, kept)
+    return Streams(aligned=aligned, driving=_stream_key_values(backend, kept, vec0))
 
 
 def prefill_posed(adapter: Adapter, conditions: Conditions) -> Streams:
@@ -172,52 +172,52 @@ def prefill_posed(adapter: Adapter, conditions: Conditions) -> Streams:
     return Streams(posed=posed, posed_latents=conditions.posed.flatten(0, 1), known=known)
 
 
-def prefill_history(host: Host, adapter: Adapter, history_BHCHW: Tensor) -> Streams:
+def prefill_history(backend: Backend, adapter: Adapter, history_BHCHW: Tensor) -> Streams:
     """Keys and values of the history frames for every full-video attention; frame indices are -H .. -1."""
     batch, frames = history_BHCHW.shape[:2]
-    tokens = embed_tokens(host, adapter, history_BHCHW.flatten(0, 1), "centre", "history")
-    vec0 = _clean_modulation(host, adapter, tokens)
+    tokens = embed_tokens(backend, adapter, history_BHCHW.flatten(0, 1), "centre", "history")
+    vec0 = _clean_modulation(backend, adapter, tokens)
     index = torch.arange(-frames, 0, device=tokens.device)
     result: dict[int, KeyValue] = {}
-    for i, block in enumerate(host.blocks):
-        tokens, _ = run(host, stream_block, block, tokens, vec0)
+    for i, block in enumerate(backend.blocks):
+        tokens, _ = run(backend, stream_block, block, tokens, vec0)
         if str(i) in adapter.video:
             result[i] = _video(adapter, i).key_values(rearrange(tokens, "(b t) n d -> b t n d", b=batch), index)
     return Streams(history=result)
 
 
-def prefill(host: Host, adapter: Adapter, conditions: Conditions, source: Streams | None = None) -> Streams:
+def prefill(backend: Backend, adapter: Adapter, conditions: Conditions, source: Streams | None = None) -> Streams:
     """All streams of a segment; pass `source` to reuse the streams of `prefill_source`."""
     streams = source or Streams()
     if source is None and conditions.source is not None:
-        streams = prefill_source(host, adapter, conditions.source)
+        streams = prefill_source(backend, adapter, conditions.source)
     if conditions.driving is not None or conditions.driving_pixels is not None:
-        d = prefill_driving(host, adapter, conditions)
+        d = prefill_driving(backend, adapter, conditions)
         streams = replace(streams, driving=d.driving, aligned=d.aligned, driving_tokens=d.driving_tokens)
     if conditions.posed_pixels is not None and adapter.posed_proj is not None:
         p = prefill_posed(adapter, conditions)
         streams = replace(streams, posed=p.posed, posed_latents=p.posed_latents, known=p.known)
     if conditions.history is not None and conditions.history.shape[1]:
-        streams = replace(streams, history=prefill_history(host, adapter, conditions.history).history)
+        streams = replace(streams, history=prefill_history(backend, adapter, conditions.history).history)
     return streams
 
 
-def _clean_modulation(host: Host, adapter: Adapter, like: Tensor) -> Tensor:
+def _clean_modulation(backend: Backend, adapter: Adapter, like: Tensor) -> Tensor:
     pooled = adapter.pooled.to(like)[None]
-    return host.modulation(torch.zeros(1, device=like.device), pooled)
+    return backend.modulation(torch.zeros(1, device=like.device), pooled)
 
 
-def run(host: Host, function: Callable[..., T], *args: Any) -> T:
-    """Call `function`, recomputing it in the backward pass if the host asks for gradient checkpointing."""
-    if host.checkpointing and torch.is_grad_enabled():
+def run(backend: Backend, function: Callable[..., T], *args: Any) -> T:
+    """Call `function`, recomputing it in the backward pass if the backend asks for gradient checkpointing."""
+    if backend.checkpointing and torch.is_grad_enabled():
         return cast(T, checkpoint(function, *args, use_reentrant=False))
     return function(*args)
 
 
-def _stream_key_values(host: Host, tokens: Tensor, vec0: Tensor) -> list[KeyValue]:
+def _stream_key_values(backend: Backend, tokens: Tensor, vec0: Tensor) -> list[KeyValue]:
     result: list[KeyValue] = []
-    for block in host.blocks:
-        tokens, kv = run(host, stream_block, block, tokens, vec0)
+    for block in backend.blocks:
+        tokens, kv = run(backend, stream_block, block, tokens, vec0)
         result.append(kv)
     return result
 
@@ -244,12 +244,14 @@ def copied(velocity_MCHW: Tensor, z_MCHW: Tensor, posed_MCHW: Tensor, mask_MCHW:
 class BlockRunner:
     """Runs a base's blocks for one branch of one forward pass.
 
-    Args: the host; streams as the branch sees them; frames F of the segment (z is (B * F, N, D)); strength of the
+    Args: the backend; streams as the branch sees them; frames F of the segment (z is (B * F, N, D)); strength of the
     adapter. In the joint form the side tokens (source, driver) go from block to block in `side`.
     """
 
-    def __init__(self, host: Host, adapter: Adapter, streams: Streams, frames: int, strength: float = 1.0) -> None:
-        self.host, self.adapter, self.frames, self.strength = host, adapter, frames, strength
+    def __init__(
+        self, backend: Backend, adapter: Adapter, streams: Streams, frames: int, strength: float = 1.0
+    ) -> None:
+        self.backend, self.adapter, self.frames, self.strength = backend, adapter, frames, strength
         training = adapter.training and torch.is_grad_enabled()
         closed = not training and adapter.is_closed()
         self.streams = (
@@ -269,7 +271,7 @@ class BlockRunner:
 
     def copy_mask(self, x_MND: Tensor) -> Tensor | None:
         """How far the posed source is passed on (M, C, H, W) in 0..1, from z after the last block; None: not at all."""
-        s, patch = self.streams, self.host.architecture.patch
+        s, patch = self.streams, self.backend.architecture.patch
         if s.posed_latents is None or s.known is None:
             return None
         mask = torch.sigmoid(self.adapter.copy_logits(x_MND, s.known)) * self.strength
@@ -289,12 +291,12 @@ class BlockRunner:
         self, index: int, x_MND: Tensor, side_MSD: Tensor | None, txt_MLD: Tensor, vec_MD: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Block `index` with its conditions, then full-video attention if it has one: z, side tokens, text."""
-        return run(self.host, self._block, index, x_MND, side_MSD, txt_MLD, vec_MD)
+        return run(self.backend, self._block, index, x_MND, side_MSD, txt_MLD, vec_MD)
 
     def _block(
         self, index: int, x: Tensor, side: Tensor | None, txt: Tensor, vec: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        block = self.host.blocks[index]
+        block = self.backend.blocks[index]
         gate = self.adapter.gate(index, self.strength)
         if side is not None:
             x, side, txt = joint_form_block(block, x, side, txt, vec, gate)
@@ -318,5 +320,5 @@ class BlockRunner:
             return x_MND
         history = self.streams.history[index] if self.streams.history is not None else None
         x = rearrange(x_MND, "(b f) n d -> b f n d", f=self.frames)
-        residual = _video(self.adapter, index)(x, history, self.host.blocks[index].attend)
+        residual = _video(self.adapter, index)(x, history, self.backend.blocks[index].attend)
         return x_MND + rearrange(residual, "b f n d -> (b f) n d") * self.strength

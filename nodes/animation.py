@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..model.backends.comfy import LoadedAdapter, apply_adapter, load_adapter, own_fusion
+from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
+from ..model.backends.comfy_sampling import sample_video, segment_plan
+from ..model.backends.comfy_signals import encode_signals
 from ..model.config import FusionConfig
 from ..model.flow import sigma_schedule
-from ..model.hosts.comfy import LoadedAdapter, apply_adapter, load_adapter, own_fusion
-from ..model.hosts.comfy_guider import SVDPGuider, VideoSignals
-from ..model.hosts.comfy_sampling import sample_video, segment_plan
-from ..model.hosts.comfy_signals import encode_signals
 from ..model.sampling import SamplingConfig
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
 from ..signals.motion import align_motion

@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from .folders import ASSETS, BUNDLED, KEY
 from .types import CATEGORY, AdapterType
 
-SignalsType = io.Custom("SVDP_SIGNALS")  # model.hosts.comfy_signals.VideoSignals
+SignalsType = io.Custom("SVDP_SIGNALS")  # model.backends.comfy_signals.VideoSignals
 OWN = -1.0  # a weight or number that the adapter file decides
 
 
@@ -96,7 +96,7 @@ class SVDPLoadAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter_name) -> io.NodeOutput:
-        from ..model.hosts.comfy import load_adapter
+        from ..model.backends.comfy import load_adapter
 
         path = folder_paths.get_full_path_or_raise(KEY, adapter_name)
         adapter = load_adapter(path, adapter_name)
@@ -142,7 +142,7 @@ class SVDPApply(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, adapter, strength, shift) -> io.NodeOutput:
-        from ..model.hosts.comfy import apply_adapter
+        from ..model.backends.comfy import apply_adapter
 
         return io.NodeOutput(apply_adapter(model, adapter, strength, shift or adapter.sampling.get("shift")))
 
@@ -188,7 +188,7 @@ class SVDPEncodeSignals(io.ComfyNode):
     def execute(cls, vae, source, masked, mask=None, eyes=None, nose=None, mouth=None) -> io.NodeOutput:
         import torch
 
-        from ..model.hosts.comfy_signals import encode_signals
+        from ..model.backends.comfy_signals import encode_signals
 
         signals = encode_signals(vae, source, masked, [eyes, nose, mouth], mask)
         return io.NodeOutput(signals, {"samples": torch.zeros_like(signals.driving)})
@@ -253,9 +253,9 @@ class SVDPSignalFusion(io.ComfyNode):
         cls, model, signals, source, driving, history, source_start, source_end, driving_start, driving_end,
         history_start, history_end, eyes, nose, mouth, conditioning=None, rescale=OWN,
     ) -> io.NodeOutput:  # fmt: skip
+        from ..model.backends.comfy import own_fusion
+        from ..model.backends.comfy_guider import SVDPGuider
         from ..model.config import FusionConfig
-        from ..model.hosts.comfy import own_fusion
-        from ..model.hosts.comfy_guider import SVDPGuider
 
         weights = {"source": source, "driving": driving, "history": history, "rescale": rescale}
         fusion = FusionConfig(
@@ -335,7 +335,7 @@ class SVDPSegmentedSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         import latent_preview
 
-        from ..model.hosts.comfy_sampling import sample_video, segment_plan
+        from ..model.backends.comfy_sampling import sample_video, segment_plan
 
         plan = segment_plan(guider, segment_length, history, history_noise)
         result = sample_video(

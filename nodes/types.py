@@ -9,7 +9,7 @@ FACES = {"largest": "largest", "leftmost": "left", "rightmost": "right"}  # labe
 
 FaceTrackType = io.Custom("SVDP_FACE_TRACK")  # signals.track.FaceTrack
 CropType = io.Custom("SVDP_CROP")  # signals.crops.Crop
-AdapterType = io.Custom("SVDP_ADAPTER")  # model.hosts.comfy.LoadedAdapter
+AdapterType = io.Custom("SVDP_ADAPTER")  # model.backends.comfy.LoadedAdapter
 LandmarksType = io.Custom("FACE_LANDMARKS")  # what ComfyUI's own face landmarker gives
 
 

@@ -62,8 +62,9 @@ def main() -> None:
     from svdp.model.autoencoder import TinyAutoencoder
     from svdp.model.config import AdapterConfig, BaseArchitecture
     from svdp.training import autoencoder as ae
+    from svdp.training.data.autoencoder_pictures import CropsConfig
+    from svdp.training.data.posed import PosedDataConfig, open_head, open_world
     from svdp.training.fewstep import FewStepConfig, Renderers, draw_heldout, fit_world, train
-    from svdp.training.posed import PosedDataConfig, open_head, open_world
 
     started = time.monotonic()
     data = PosedDataConfig(**json.loads(a.data))
@@ -97,7 +98,7 @@ def main() -> None:
     config = ae.AutoencoderConfig(
         teacher=str(a.pack / "taesd3_encoder.safetensors"), teacher_decoder=str(a.pack / "taesd3_decoder.safetensors"),
         start=str(a.pack / "autoencoder_start.safetensors"), crops_file=str(a.out / "crops.npy"),
-        crops=ae.CropsConfig(size=320), crop=256 if wide else 128, batch=48 if wide else 8, steps=10**6 if wide else 6000,
+        crops=CropsConfig(size=320), crop=256 if wide else 128, batch=48 if wide else 8, steps=10**6 if wide else 6000,
         seconds=60 * a.autoencoder_minutes, lr=6e-4, muon_lr=8e-3, own_latents=(0.0, 0.3), blackout=0.03, ema=0.997,
         warmup=50, log_every=100, save_every=2000, device=a.device, metadata={"modelspec.license": "Apache-2.0"},
         skipped_blocks=("taesd_encoder.1", "taesd_encoder.4", "taesd_encoder.5", "taesd_decoder.15", "taesd_decoder.18"),

@@ -1,6 +1,6 @@
 """Imports go one way, and each layer knows only the libraries that are its own.
 
-model <- model.hosts, signals <- heads <- nodes, training, evaluation <- cli; `errors` is below all.
+model <- model.backends, signals <- heads <- nodes, training, evaluation <- cli; `errors` is below all.
 Nodes may also evaluate.
 """
 
@@ -37,23 +37,27 @@ def _rule(layers: str, libraries: frozenset[str] = frozenset()) -> Rule:
 RULES = {
     "": _rule("errors nodes"),  # the root asks for the nodes inside a function
     "model": _rule("model errors", TORCH),
-    "model.hosts": _rule("model model.hosts errors", TORCH),
+    "model.backends": _rule("model model.backends errors", TORCH),
     "signals": _rule("signals errors", MEDIA | {"mediapipe"}),
-    "training": _rule("training heads model model.hosts signals errors", TRAINING),
+    "training": _rule("training training.data heads model model.backends signals errors", TRAINING),
+    "training.data": _rule("training.data training heads model model.backends signals errors", TRAINING),
     "heads": _rule("heads signals errors", MEDIA | {"numba", "torch"}),
     "evaluation": _rule("evaluation model signals errors", TORCH | MEDIA | EMBEDDERS | {"matplotlib", "rich", "tomli"}),
-    "nodes": _rule("nodes evaluation model model.hosts signals errors", TORCH | COMFY),
-    "cli": _rule("cli training heads evaluation model model.hosts signals errors", TORCH | MEDIA | {"rich", "typer"}),
+    "nodes": _rule("nodes evaluation model model.backends signals errors", TORCH | COMFY),
+    "cli": _rule(
+        "cli training training.data heads evaluation model model.backends signals errors",
+        TORCH | MEDIA | {"rich", "typer"},
+    ),
 }
-HOSTS = {
-    "model/hosts/diffusers.py": "diffusers",
-    "model/hosts/diffusers_vae.py": "diffusers",
-    "model/hosts/comfy.py": "comfy",
-    "model/hosts/comfy_blocks.py": "comfy",
-    "model/hosts/comfy_guider.py": "comfy",
-    "model/hosts/comfy_sampling.py": "comfy",
+BACKENDS = {
+    "model/backends/diffusers.py": "diffusers",
+    "model/backends/diffusers_vae.py": "diffusers",
+    "model/backends/comfy.py": "comfy",
+    "model/backends/comfy_blocks.py": "comfy",
+    "model/backends/comfy_guider.py": "comfy",
+    "model/backends/comfy_sampling.py": "comfy",
 }
-HOST_LIBRARIES = frozenset({"diffusers", "comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes"})
+BACKEND_LIBRARIES = frozenset({"diffusers", "comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes"})
 
 
 def shipped_files(root: Path) -> list[Path]:
@@ -91,7 +95,7 @@ def breaches(path: Path, source: str) -> list[str]:
     """What `source`, standing at `path`, imports against the rules."""
     rule = RULES[layer_of(path)]
     inside, outside = imports_of(path, source)
-    allowed = rule.libraries | {HOSTS.get(path.as_posix(), "")}
+    allowed = rule.libraries | {BACKENDS.get(path.as_posix(), "")}
     upward = sorted(m for m in inside if layer_of_module(m) not in rule.layers)
     foreign = sorted(outside - allowed)
     return [f"{path} imports .{m}" for m in upward] + [f"{path} imports {m}" for m in foreign]
@@ -109,22 +113,22 @@ def test_imports_go_one_way(root):
     assert not found, "\n".join(found)
 
 
-def test_only_hosts_and_nodes_name_their_host():
+def test_only_backends_and_nodes_name_a_base_library():
     named = set().union(*(rule.libraries for layer, rule in RULES.items() if layer != "nodes"))
-    assert not named & HOST_LIBRARIES
+    assert not named & BACKEND_LIBRARIES
 
 
 @pytest.mark.parametrize(
     ("path", "line"),
     [
         ("model/x.py", "from ..signals.track import FaceTrack"),
-        ("model/x.py", "from .hosts.diffusers import Denoiser"),
-        ("model/x.py", "from .hosts import diffusers"),
+        ("model/x.py", "from .backends.diffusers import Denoiser"),
+        ("model/x.py", "from .backends import diffusers"),
         ("model/x.py", "from .. import training"),
         ("model/x.py", "import diffusers"),
         ("model/x.py", "def f():\n    import cv2"),
-        ("model/hosts/diffusers.py", "import comfy.samplers"),
-        ("model/hosts/comfy.py", "import diffusers"),
+        ("model/backends/diffusers.py", "import comfy.samplers"),
+        ("model/backends/comfy.py", "import diffusers"),
         ("signals/x.py", "import torch"),
         ("signals/x.py", "from ..model.config import AdapterConfig"),
         ("training/x.py", "from ..cli import app"),
@@ -147,11 +151,11 @@ def test_planted_imports_are_found(path, line):
     [
         ("model/x.py", "from . import config\nfrom ..errors import UserError\nimport torch.nn as nn"),
         (
-            "model/hosts/diffusers.py",
+            "model/backends/diffusers.py",
             "import diffusers\nfrom ..streams import Streams\nfrom ...errors import UserError",
         ),
         ("heads/x.py", "from ..signals import track\nfrom . import fit"),
-        ("cli/x.py", "from ..heads import bake\nfrom ..model.hosts.diffusers import Denoiser"),
+        ("cli/x.py", "from ..heads import bake\nfrom ..model.backends.diffusers import Denoiser"),
     ],
 )
 def test_downward_imports_are_allowed(path, line):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from ..model.autoencoder import WIDTH, TinyAutoencoder
-from .autoencoder_data import CropsConfig, build_crops, find_files
+from .data.autoencoder_pictures import CropsConfig, build_crops, find_files
 from .muon import Muon
 
 log = logging.getLogger(__name__)

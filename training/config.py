@@ -31,7 +31,7 @@ class BaseSettings:
     path: str = ""  # diffusers folder or single file; empty: random weights
     train: bool = True  # train the base's own weights too; off: adapter (and LoRA) only
     dtype: Literal["float32", "bfloat16"] = "float32"  # of a frozen base's weights
-    start_heads: Literal["random", "local"] = "random"  # local: see training.locality; of random weights only
+    attention_init: Literal["random", "local"] = "random"  # local: see training.attention_init; of random weights only
 
     def __post_init__(self) -> None:
         _require(self.train or bool(self.path), "[base] train = false needs `path`: random weights are of no use")
@@ -165,7 +165,7 @@ class WatchSettings:
     """What is logged and kept, and how often."""
 
     log_every: int = 20  # steps
-    probe_every: int = 250  # steps between held-out losses and use gaps
+    probe_every: int = 250  # steps between held-out losses and condition-swap gaps
     probe_clips: int = 8
     grid_minutes: float = 10.0  # 0: no sample grids
     grid_clips: int = 4
@@ -188,7 +188,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 0
     minutes: float = 0.0
-    precision: Literal["no", "bf16", "bf16-weights", "fp16"] = "bf16"  # bf16-weights: see training.worker
+    precision: Literal["no", "bf16", "bf16-weights", "fp16"] = "bf16"  # bf16-weights: see training.bf16_copy
     gradient_checkpointing: bool = False
     compile: bool = False
     sharding: Literal["none", "fsdp"] = "none"  # fsdp: split weights, gradients, optimiser among processes

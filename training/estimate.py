@@ -26,17 +26,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import UserError
 from ..model.adapter import Adapter
 from ..model.attention import attend
+from ..model.backends.diffusers import Denoiser, build_transformer
 from ..model.config import AdapterConfig
 from ..model.flow import add_noise, velocity_target
 from ..model.fusion import BRANCHES, Branch
-from ..model.hosts.diffusers import Denoiser, build_transformer
 from ..model.streams import Conditions
+from .bf16_copy import BF16Copy
 from .config import StageSettings, TrainConfig
 from .ema import Ema
 from .loss import flow_loss
 from .optim import build_optimizer
 from .setup import add_lora
-from .worker import WorkingCopy
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ def _drop_gradient(weight: Tensor) -> None:
 
 def attend_by(model: Denoiser, kernel: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Let the blocks compute attention by `kernel`: the meta device's own keeps what no real device keeps."""
-    for block in model.host.blocks:
+    for block in model.backend.blocks:
         cast(Any, block).attend = kernel
 
 
@@ -288,8 +288,8 @@ def _timed_steps(
 ) -> tuple[float, int]:
     """Median seconds of a step, after one to warm up, and the peak of memory."""
     optimiser, ema = _optimiser(model, config), Ema(model, config.optim.ema)
-    worker = WorkingCopy(model) if config.precision == "bf16-weights" else None
-    running = worker.module if worker is not None else model
+    bf16_copy = BF16Copy(model) if config.precision == "bf16-weights" else None
+    running = bf16_copy.module if bf16_copy is not None else model
     attend_by(running, attend)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
     if device.type == "cuda":
@@ -297,13 +297,13 @@ def _timed_steps(
     times = []
     for _ in range(1 + TIMED_STEPS):
         start = time.perf_counter()
-        if worker is not None:
-            worker.take_weights()
+        if bf16_copy is not None:
+            bf16_copy.take_weights()
         with autocast(device.type, half) if half is not None else nullcontext(), torch.device(device):
             loss = _random_pass(running, stage, frames, batch)
         loss.backward()
-        if worker is not None:
-            worker.give_gradients()
+        if bf16_copy is not None:
+            bf16_copy.give_gradients()
         torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.optim.clip)
         optimiser.step()
         ema.update()

@@ -28,13 +28,13 @@ from torch.nn import functional as F
 from ..errors import UserError
 from ..model.adapter import Adapter, AdapterFile, save_adapter
 from ..model.autoencoder import TinyAutoencoder
+from ..model.backends.diffusers import Denoiser, build_transformer, save_transformer
 from ..model.config import AdapterConfig
 from ..model.fusion import Branch
-from ..model.hosts.diffusers import Denoiser, build_transformer, save_transformer
 from ..model.streams import Conditions
+from .data.posed import PosedSample, World, fit_face_twice, make_sample
 from .muon import orthogonalise
 from .optim import MATRICES
-from .posed import PosedSample, World, fit_face_twice, make_sample
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..model.autoencoder import TinyAutoencoder
+from ..model.backends.diffusers import Denoiser
 from ..model.config import FusionConfig, SegmentConfig
-from ..model.hosts.diffusers import Denoiser
 from ..model.sampling import SamplingConfig, SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from .config import StageSettings, TrainConfig
-from .dataset import LatentClips
+from .data.windows import LatentClips
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHOWN = (0.0, 0.5, 1.0)  # which frames of a clip, from first to last

@@ -23,9 +23,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..model.flow import add_noise, velocity_target
 from ..model.fusion import Branch
+from .bf16_copy import BF16Copy
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
 from .config import StageSettings, TrainConfig, config_from_json
-from .dataset import ClipBatch
+from .data.windows import ClipBatch
 from .ema import Ema
 from .loss import draw_sigmas, flow_loss, region_weight_map
 from .monitor import Monitor, conditions_of
@@ -33,7 +34,6 @@ from .optim import build_optimizer
 from .schedule import draw_branch, learning_rate, progress_at, rng, stage_at
 from .setup import build_denoiser, export_weights, load_clips
 from .sharding import gather_into, gathered, shard, whole
-from .worker import WorkingCopy
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ class Trainer:
         if self.sharded:
             shard(self.denoiser, self.accelerator.device, self.accelerator.num_processes)
         optimizer = build_optimizer(self.denoiser, config.optim)
-        self.worker = WorkingCopy(self.denoiser) if config.precision == "bf16-weights" else None
-        running = self.worker.module if self.worker is not None else self.denoiser
+        self.bf16_copy = BF16Copy(self.denoiser) if config.precision == "bf16-weights" else None
+        running = self.bf16_copy.module if self.bf16_copy is not None else self.denoiser
         if self.sharded:
             self.model, self.optimizer = self.denoiser, self.accelerator.prepare(optimizer)
         else:
@@ -152,14 +152,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.worker is not None:
-            self.worker.take_weights()
+        if self.bf16_copy is not None:
+            self.bf16_copy.take_weights()
         for micro in range(optim.accumulate):
             last = micro == optim.accumulate - 1
             with nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model):
                 self.accelerator.backward(self._micro_batch(step, micro) / optim.accumulate)
-        if self.worker is not None:
-            self.worker.give_gradients()
+        if self.bf16_copy is not None:
+            self.bf16_copy.give_gradients()
         norm = self.accelerator.clip_grad_norm_(self.trained, optim.clip)
         self.optimizer.step()
         self.ema.update()
@@ -188,8 +188,8 @@ class Trainer:
         adapter, past = self.denoiser.adapter.config, self._noisy_history(batch, step, micro)
         conditions = conditions_of(batch, branch, adapter, past, self._least_tokens(batch))
         noisy = add_noise(batch.target, noise, sigmas)
-        if self.worker is not None:
-            noisy, conditions = noisy.to(self.worker.dtype), self.worker.cast(conditions)
+        if self.bf16_copy is not None:
+            noisy, conditions = noisy.to(self.bf16_copy.dtype), self.bf16_copy.cast(conditions)
         with self.accelerator.autocast() if self.sharded else nullcontext():
             velocity = self.model(noisy, sigmas, conditions)
         weight = region_weight_map(batch.regions, self.config.loss.region_weights)

@@ -1,4 +1,4 @@
-"""What can be seen of a run: losses per branch and noise level, use gaps on held-out clips, sample grids."""
+"""What can be seen of a run: losses per branch and noise level, condition-swap gaps on held-out clips, sample grids."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from torch import Tensor, autocast
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import UserError
+from ..model.backends.diffusers import Denoiser
 from ..model.config import AdapterConfig
 from ..model.flow import add_noise, velocity_target
 from ..model.fusion import BRANCHES, Branch
-from ..model.hosts.diffusers import Denoiser
 from ..model.streams import Conditions
 from .checkpoint import Progress
 from .config import StageSettings, TrainConfig
-from .dataset import ClipBatch, LatentClips
+from .data.windows import ClipBatch, LatentClips
 from .grids import SampleGrid, animation
 from .loss import NUM_SIGMA_BINS, region_errors, sigma_bin
 from .schedule import rng
@@ -59,11 +59,11 @@ def swapped(batch: ClipBatch, signal: str) -> ClipBatch:
     return replace(batch, **{name: getattr(batch, name).roll(1, 0) for name in names})
 
 
-class UseGaps:
+class ConditionSwapGaps:
     """Velocity errors on fixed held-out clips and noise, with right and with wrong conditions.
 
-    A use gap is the error with a signal from another clip less the error with the right one, in the driver's regions
-    and outside. Near zero, the model ignores that signal: the loss alone does not show it.
+    A condition-swap gap is the error with a signal from another clip less the error with the right one, in the
+    driver's regions and outside. Near zero, the model ignores that signal: the loss alone does not show it.
     """
 
     def __init__(self, clips: LatentClips, count: int, seed: int, chunk: int) -> None:
@@ -156,7 +156,9 @@ class Monitor:
     ) -> None:
         self.config, self.out, self.denoiser, self.accelerator = config, out, denoiser, accelerator
         self.losses = Losses()
-        self.gaps = UseGaps(heldout, config.watch.probe_clips, config.seed, max(s.batch for s in config.stages))
+        self.gaps = ConditionSwapGaps(
+            heldout, config.watch.probe_clips, config.seed, max(s.batch for s in config.stages)
+        )
         self.samples = SampleGrid(config, heldout, out / "samples")
         self.writer: SummaryWriter | None = None
         self.norm: Tensor | float | None = None
@@ -221,8 +223,10 @@ class Monitor:
             )  # fmt: skip
 
     def probe(self, progress: Progress, stage: StageSettings) -> float:
-        """Held-out errors and use gaps of the present weights; returns the held-out loss: the mean over the branches
-        that the stage trains, as often as it trains them."""
+        """Log held-out errors and condition-swap gaps of the present weights; return the held-out loss.
+
+        That loss is the mean over the branches that the stage trains, as often as it trains them.
+        """
         self.denoiser.train(False)
         with self._precision():
             values = self.gaps.measure(self.denoiser, stage.frames, stage.history)
@@ -233,7 +237,7 @@ class Monitor:
         self._write("heldout", values | {"loss": loss}, progress.step)
         if self.accelerator.is_main_process:
             gaps = "  ".join(f"{k[4:]} {v:+.3f}" for k, v in values.items() if k.startswith("gap/"))
-            log.info("step %d  held-out %.4f  use gaps: %s", progress.step, loss, gaps)
+            log.info("step %d  held-out %.4f  condition-swap gaps: %s", progress.step, loss, gaps)
         return loss
 
     def grid_is_due(self, seconds: float) -> bool:

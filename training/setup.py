@@ -16,21 +16,21 @@ from torch import Tensor, nn
 
 from ..errors import AdapterMismatchError, UserError
 from ..model.adapter import Adapter, AdapterFile, check_base, load_adapter, log_size, save_adapter
-from ..model.config import AdapterConfig
-from ..model.hosts.diffusers import (
+from ..model.backends.diffusers import (
     Denoiser,
     architecture_from_config,
     build_transformer,
     load_transformer,
     save_transformer,
 )
+from ..model.config import AdapterConfig
+from .attention_init import init_local_attention
 from .checkpoint import Progress, sync
 from .config import LoraSettings, TrainConfig
-from .dataset import LatentClips
-from .locality import look_locally
-from .locations import Location, find_files
-from .shards import load_shards
-from .streaming import ClipStream
+from .data.locations import Location, find_files
+from .data.shards import load_shards
+from .data.streaming import ClipStream
+from .data.windows import LatentClips
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def load_clips(config: TrainConfig) -> tuple[LatentClips | ClipStream, LatentCli
                 f"{base.patch}: build the shards with SD3's latent space and a resolution divisible by {8 * base.patch}"
             )
     if len(heldout) < 2:
-        raise UserError("at least 2 held-out clips are needed: use gaps compare a clip with another one")
+        raise UserError("at least 2 held-out clips are needed: condition-swap gaps compare a clip with another one")
     log.info("%d clips to train on, %d held out, latents %s", clips.count, len(heldout), heldout.latent_shape)
     return clips, heldout
 
@@ -88,8 +88,8 @@ def build_denoiser(config: TrainConfig) -> Denoiser:
     if config.lora.rank:
         add_lora(transformer, config.lora, base.train)
     adapter = _start_from(config.start, config.adapter, transformer) if config.start else Adapter(config.adapter)
-    if base.start_heads == "local" and not base.path and not config.start:
-        look_locally(transformer, adapter, config.adapter.resolution // (8 * base.architecture.patch))
+    if base.attention_init == "local" and not base.path and not config.start:
+        init_local_attention(transformer, adapter, config.adapter.resolution // (8 * base.architecture.patch))
     denoiser = Denoiser(transformer, adapter)
     denoiser.enable_gradient_checkpointing(config.gradient_checkpointing)
     if config.compile:

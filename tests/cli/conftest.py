@@ -123,8 +123,8 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from svdp.model.adapter import Adapter, AdapterFile, save_adapter
     from svdp.model.autoencoder import TinyAutoencoder
+    from svdp.model.backends.diffusers import build_transformer, save_transformer
     from svdp.model.config import AdapterConfig, BaseArchitecture
-    from svdp.model.hosts.diffusers import build_transformer, save_transformer
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from svdp.errors import UserError
 from svdp.model.autoencoder import SD3_SCALE, SD3_SHIFT, TinyAutoencoder
-from svdp.model.hosts.diffusers_vae import KLCodec, load_autoencoder
+from svdp.model.backends.diffusers_vae import KLCodec, load_autoencoder
 from svdp.signals.video import VideoReader
 from torch import Tensor
 
@@ -114,7 +114,7 @@ def test_another_model_s_autoencoder_is_refused(tmp_path):
 
 
 def test_animating_with_a_diffusers_model_folder_and_its_own_autoencoder(animate, tiny_weights: Path, tmp_path: Path):
-    from svdp.model.hosts.diffusers import load_transformer
+    from svdp.model.backends.diffusers import load_transformer
 
     load_transformer(tiny_weights / "base.safetensors").save_pretrained(tmp_path / "sd3" / "transformer")
     tiny_vae().save_pretrained(tmp_path / "sd3" / "vae")

@@ -91,8 +91,8 @@ def test_self_reenactment_beside_another_video(svdp_evaluate, pairs: Path, tmp_p
 def test_the_textured_head_stands_beside_the_result(evaluate, shared_dir: Path, tmp_path: Path):
     code, table, said = evaluate("--head-model", str(shared_dir / "models" / "ict_light_f16.npz"))
     assert code == 0, said
-    assert "| textured head |" in table
-    head = VideoReader(tmp_path / "out" / "one.head.mp4")
+    assert "| mesh baseline |" in table
+    head = VideoReader(tmp_path / "out" / "one.mesh.mp4")
     assert (head.num_frames, head.info.width, head.info.height) == (6, 64, 64)
 
 
@@ -103,7 +103,7 @@ def shards(assets_dir: Path, tmp_path: Path) -> Path:
     from svdp.model.autoencoder import TinyAutoencoder
     from svdp.signals.crops import CropConfig, crop_frame, plan_crop
     from svdp.signals.track import detect_face
-    from svdp.training.shards import write_shard
+    from svdp.training.data.shards import write_shard
 
     frames = list(VideoReader(assets_dir / "examples" / "driving.mp4", max_frames=10))
     affine = plan_crop(detect_face(frames[0]), CropConfig(size=128)).affines[0]
@@ -139,9 +139,9 @@ def test_heldout_shards(svdp_evaluate, shards: Path, assets_dir: Path, tmp_path:
     assert results["baselines"]["true video"]["runs"][0]["scores"]["yaw"]["value"] in (None, pytest.approx(1))
     assert "| all frames pooled |" in table
     assert [bar["met"] for bar in results["bars"]] == [False, True]
-    assert {"driver/inside", "source/outside"} <= set(results["use_gaps"])
-    assert all(np.isfinite(gap) for gap in results["use_gaps"].values())
-    assert "use gap of the driver, inside the regions" in table
+    assert {"driver/inside", "source/outside"} <= set(results["condition_swap_gaps"])
+    assert all(np.isfinite(gap) for gap in results["condition_swap_gaps"].values())
+    assert "condition-swap gap of the driver, inside the regions" in table
 
 
 @pytest.mark.parametrize(

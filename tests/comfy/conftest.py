@@ -94,7 +94,7 @@ def tiny_architecture() -> Any:
 
 def write_base(path: Path) -> Path:
     """A base with random weights."""
-    from svdp.model.hosts.diffusers import build_transformer, save_transformer
+    from svdp.model.backends.diffusers import build_transformer, save_transformer
 
     torch.manual_seed(0)
     base = build_transformer(tiny_architecture())
@@ -161,7 +161,7 @@ def model(base_path: Path) -> Any:
 
 def make_signals(num_frames: int, side: int = SIDE, seed: int = 3) -> Any:
     """Raw latents and region masks: eyes, nose and mouth in places that move."""
-    from svdp.model.hosts.comfy_signals import VideoSignals
+    from svdp.model.backends.comfy_signals import VideoSignals
 
     g = torch.Generator().manual_seed(seed)
     masks = torch.zeros(num_frames, 3, side, side)
@@ -203,9 +203,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> Path:
 @pytest.fixture
 def animate(signals, euler, sigmas):
     """Result of our guider on a MODEL."""
-    from svdp.model.hosts.comfy_guider import SVDPGuider
+    from svdp.model.backends.comfy_guider import SVDPGuider
 
-    from .host import THREE, sample
+    from .backend import THREE, sample
 
     def run(model: Any, fusion: Any = None, conditioning: Any = None) -> Tensor:
         return sample(SVDPGuider(model, signals, fusion or THREE, conditioning), euler, sigmas)
@@ -218,7 +218,7 @@ def plain(euler, sigmas):
     """Result of ComfyUI's own guider on a MODEL."""
     import comfy.samplers
 
-    from .host import sample, text
+    from .backend import sample, text
 
     def run(model: Any, cfg: float = 1.0) -> Tensor:
         guider = comfy.samplers.CFGGuider(model)

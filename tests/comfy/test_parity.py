@@ -1,4 +1,4 @@
-"""The same base, adapter, inputs and seed give the same latents through ComfyUI and through the diffusers host."""
+"""The same base, adapter, inputs and seed give the same latents through ComfyUI and through the diffusers backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FULL = FusionConfig(source=2.0, driving=2.5, history=1.3)  # every branch has a 
 
 def through_diffusers(base, adapter, signals, segments, fusion, steps, shift, history_noise=0.0):
     from svdp.model.adapter import load_adapter
-    from svdp.model.hosts.diffusers import Denoiser, load_transformer, merge_lora
+    from svdp.model.backends.diffusers import Denoiser, load_transformer, merge_lora
     from svdp.model.sampling import SamplingConfig, SegmentSignals, generate
     from svdp.model.segments import plan_segments
 
@@ -41,10 +41,10 @@ def through_diffusers(base, adapter, signals, segments, fusion, steps, shift, hi
 
 
 def through_comfy(base, adapter, signals, segments, fusion, steps, shift, noise, sampler, history_noise=0.0):
+    from svdp.model.backends.comfy import apply_adapter, load_adapter
+    from svdp.model.backends.comfy_guider import SVDPGuider
+    from svdp.model.backends.comfy_sampling import sample_video
     from svdp.model.flow import sigma_schedule
-    from svdp.model.hosts.comfy import apply_adapter, load_adapter
-    from svdp.model.hosts.comfy_guider import SVDPGuider
-    from svdp.model.hosts.comfy_sampling import sample_video
 
     model = apply_adapter(load_model(base), load_adapter(str(adapter), adapter.name), shift=shift)
     guider = SVDPGuider(model, signals, fusion)
@@ -60,7 +60,7 @@ def assert_equal_video(ours, theirs):
 
 @pytest.mark.parametrize("conditioning", ["cached", "joint"])
 @pytest.mark.parametrize("gate", ["learned", "open"])
-def test_both_hosts_make_the_same_video(conditioning, gate, base_path, tmp_path, random_noise, euler):
+def test_both_backends_make_the_same_video(conditioning, gate, base_path, tmp_path, random_noise, euler):
     adapter = write_adapter(tmp_path / "a.safetensors", conditioning=conditioning, gate=gate, lora=True)
     video = make_signals(2 * FRAMES + 1)  # three segments, the last one short
     segments = SegmentConfig(length=FRAMES, num_history=HISTORY)

@@ -21,8 +21,8 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 @pytest.fixture(scope="module")
 def guider(comfy_on_path, base_path, tmp_path_factory) -> Any:
     """A guider over three segments."""
-    from svdp.model.hosts.comfy import apply_adapter, load_adapter
-    from svdp.model.hosts.comfy_guider import SVDPGuider
+    from svdp.model.backends.comfy import apply_adapter, load_adapter
+    from svdp.model.backends.comfy_guider import SVDPGuider
 
     path = write_adapter(tmp_path_factory.mktemp("a") / "a.safetensors")
     model = apply_adapter(load_model(base_path), load_adapter(str(path), path.name))
@@ -32,7 +32,7 @@ def guider(comfy_on_path, base_path, tmp_path_factory) -> Any:
 @pytest.fixture
 def video(guider, random_noise, euler, sigmas):
     """Samples a video with the given changes."""
-    from svdp.model.hosts.comfy_sampling import sample_video
+    from svdp.model.backends.comfy_sampling import sample_video
 
     def run(changed: Any = None, segments: SegmentConfig = SEGMENTS, noise: Any = None, **options: Any) -> Any:
         return sample_video(changed or guider, noise or random_noise, euler, sigmas, segments, **options)
@@ -44,8 +44,8 @@ def video(guider, random_noise, euler, sigmas):
 def whole(guider) -> Any:
     """The whole video, sampled once."""
     import comfy.samplers
+    from svdp.model.backends.comfy_sampling import sample_video
     from svdp.model.flow import sigma_schedule
-    from svdp.model.hosts.comfy_sampling import sample_video
 
     sampler = comfy.samplers.sampler_object("euler")
     return sample_video(guider, Noise_RandomNoise(SEED), sampler, sigma_schedule(3, 3.0), SEGMENTS)
@@ -66,7 +66,7 @@ def test_the_report_names_every_segment(whole):
 
 
 def test_the_beginning_does_not_depend_on_the_length(guider, video, whole):
-    from svdp.model.hosts.comfy_guider import SVDPGuider
+    from svdp.model.backends.comfy_guider import SVDPGuider
 
     shorter = SVDPGuider(guider.model_patcher, guider.signals.take(0, FRAMES + 2), guider.fusion)
     assert torch.equal(video(shorter).latents[:FRAMES], whole.latents[:FRAMES])
@@ -125,8 +125,8 @@ def test_another_kind_of_noise_is_asked_for_its_own(video, whole):
 @pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "dpmpp_2m_sde"])
 def test_other_samplers_work(name, guider, random_noise, sigmas, signals):
     import comfy.samplers
-    from svdp.model.hosts.comfy_guider import SVDPGuider
-    from svdp.model.hosts.comfy_sampling import sample_video
+    from svdp.model.backends.comfy_guider import SVDPGuider
+    from svdp.model.backends.comfy_sampling import sample_video
 
     short = SVDPGuider(guider.model_patcher, signals, guider.fusion)
     result = sample_video(short, random_noise, comfy.samplers.sampler_object(name), sigmas, SEGMENTS)
@@ -134,7 +134,7 @@ def test_other_samplers_work(name, guider, random_noise, sigmas, signals):
 
 
 def test_without_a_step_it_is_refused(video, guider, random_noise, euler):
-    from svdp.model.hosts.comfy_sampling import sample_video
+    from svdp.model.backends.comfy_sampling import sample_video
 
     with pytest.raises(UserError, match="no step"):
         sample_video(guider, random_noise, euler, torch.zeros(1), SEGMENTS)
@@ -146,7 +146,7 @@ def test_finished_latents_of_another_size_are_refused(video):
 
 
 def test_the_adapter_decides_what_is_left_open(guider):
-    from svdp.model.hosts.comfy_sampling import segment_plan
+    from svdp.model.backends.comfy_sampling import segment_plan
 
     own = segment_plan(guider, 0, -1, -1.0)
     assert own.segments == SEGMENTS and own.history_noise == 0.0
@@ -158,9 +158,9 @@ def test_the_adapter_decides_what_is_left_open(guider):
 def test_context_windows_take_each_frames_own_signals(base_path, tmp_path, random_noise, euler, sigmas):
     """Without attention over frames, windows of frames give what the whole clip gives."""
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
-    from svdp.model.hosts.comfy import apply_adapter, load_adapter
-    from svdp.model.hosts.comfy_guider import SVDPGuider
-    from svdp.model.hosts.comfy_sampling import sample_video
+    from svdp.model.backends.comfy import apply_adapter, load_adapter
+    from svdp.model.backends.comfy_guider import SVDPGuider
+    from svdp.model.backends.comfy_sampling import sample_video
 
     path = write_adapter(tmp_path / "a.safetensors", video_blocks=())
     model = apply_adapter(load_model(base_path), load_adapter(str(path), path.name))

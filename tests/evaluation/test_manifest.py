@@ -97,7 +97,9 @@ def test_media_replaces_the_root(write, tmp_path: Path):
 
 @pytest.mark.shared
 def test_the_nine_real_runs_are_there(root: Path, shared_dir: Path):
-    manifest = read_pairs(root / "bench" / "real_runs.toml", [column.key for column in COLUMNS], shared_dir)
+    manifest = read_pairs(
+        root / "configs" / "evaluation" / "real_runs.toml", [column.key for column in COLUMNS], shared_dir
+    )
     assert len(manifest.pairs) == 9
     assert len({p.source for p in manifest.pairs}) == len({p.driving for p in manifest.pairs}) == 3
     assert {p.source.resolve().parents[1] for p in manifest.pairs} == {shared_dir.resolve()}
@@ -108,13 +110,15 @@ def test_the_nine_real_runs_are_there(root: Path, shared_dir: Path):
     ("name", "count"), [("real_pairs", 20), ("self_runs", 6), ("long_runs", 3), ("ablation_runs", 3)]
 )
 def test_the_other_real_runs_are_there(root: Path, shared_dir: Path, name: str, count: int):
-    manifest = read_pairs(root / "bench" / f"{name}.toml", [column.key for column in COLUMNS], shared_dir)
+    manifest = read_pairs(
+        root / "configs" / "evaluation" / f"{name}.toml", [column.key for column in COLUMNS], shared_dir
+    )
     assert len(manifest.pairs) == count
     assert all(pair.is_self == (name == "self_runs") for pair in manifest.pairs)
 
 
 def test_bars_alone(root: Path, write):
-    bars = read_bars(root / "bench" / "heldout.toml", [column.key for column in COLUMNS])
+    bars = read_bars(root / "configs" / "evaluation" / "heldout.toml", [column.key for column in COLUMNS])
     assert Bar(key="psnr", least=22) in bars
     with pytest.raises(UserError, match="unknown entries pair, root"):
         read_bars(write(PAIR), [])

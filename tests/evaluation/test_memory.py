@@ -1,4 +1,4 @@
-"""Animating more frames takes no more memory: the bench, on short clips (tests/cli has 600 against 150)."""
+"""Animating more frames takes no more memory: `scripts/memory.py`, on short clips (tests/cli has 600 against 150)."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 def test_peak_memory_does_not_grow_with_length(root: Path, assets_dir: Path):
     if not list(assets_dir.rglob("*adapter.safetensors")):
         pytest.skip("the bundled model is not in assets/ yet")
-    command = [sys.executable, str(root / "bench" / "memory.py"), "--frames", "32", "96", "--steps", "1"]
+    command = [sys.executable, str(root / "scripts" / "memory.py"), "--frames", "32", "96", "--steps", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root.parent, env=os.environ)
     assert done.returncode == 0, done.stderr
     *lengths, ratio = done.stdout.splitlines()

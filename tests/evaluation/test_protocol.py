@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from svdp.errors import MediaError
-from svdp.evaluation.footage import Footage, best_source_frame, frame_series, square_of_result, whole_frame
 from svdp.evaluation.heldout import POOLED, HeldoutClip, evaluate_clip, pool
 from svdp.evaluation.protocol import COLUMNS, STATIC, TRUE, Identity, evaluate_frames, still_track
+from svdp.evaluation.video import MeasuredVideo, best_source_frame, frame_series, square_of_result, whole_frame
 from svdp.signals.crops import Crop, CropConfig, crop_frame, plan_crop
 from svdp.signals.images import load_image
 from svdp.signals.paste import paste_back
@@ -42,10 +42,10 @@ class GreyEmbedder:
 def test_squares_are_cut_where_the_crop_says():
     frames = np.random.default_rng(0).integers(0, 255, (2, 40, 60, 3)).astype(np.uint8)
     affines = np.float32([[[1, 0, -10], [0, 1, -5]]])
-    squares = list(Footage(frames, Crop(affines, 16)).squares())
+    squares = list(MeasuredVideo(frames, Crop(affines, 16)).squares())
     np.testing.assert_array_equal(squares, frames[:, 5:21, 10:26])
     whole = frames[:, :, :40]
-    np.testing.assert_array_equal(list(Footage(whole, whole_frame(40, 40)).squares()), whole)
+    np.testing.assert_array_equal(list(MeasuredVideo(whole, whole_frame(40, 40)).squares()), whole)
 
 
 def test_a_result_is_pasted_into_the_source_or_a_square():
@@ -77,7 +77,7 @@ def track(clip: list[np.ndarray]) -> FaceTrack:
 @pytest.fixture(scope="module")
 def squares(clip: list[np.ndarray], track: FaceTrack) -> list[np.ndarray]:
     """What a perfect model would make in self-reenactment: the driver's own squares."""
-    return list(Footage(clip, plan_crop(track, CropConfig(size=SIZE))).squares())
+    return list(MeasuredVideo(clip, plan_crop(track, CropConfig(size=SIZE))).squares())
 
 
 def test_the_best_source_frame_is_cropped_like_the_clip(track: FaceTrack):

@@ -107,13 +107,15 @@ def test_baselines_stand_apart_in_json_and_do_not_count_for_bars():
 
 
 def test_notes_stand_between_reasons_and_bars():
-    more = replace(report(STILL, yaw=0.6), notes=["use gap: 0.1"], extra={"use_gaps": {"driver": 0.1}})
+    more = replace(
+        report(STILL, yaw=0.6), notes=["condition-swap gap: 0.1"], extra={"condition_swap_gaps": {"driver": 0.1}}
+    )
     assert more.markdown().splitlines()[-3:] == [
         "- run0: the result holds still, counts as 0 in the median (yaw)",
-        "- use gap: 0.1",
+        "- condition-swap gap: 0.1",
         "- yaw, median: at least 0.6 MISSED",
     ]
-    assert more.json()["use_gaps"] == {"driver": 0.1}
+    assert more.json()["condition_swap_gaps"] == {"driver": 0.1}
 
 
 def test_the_interval_of_the_median_is_that_of_the_sign_test():

@@ -15,7 +15,7 @@ from svdp.heads.model import load_head_model
 from svdp.heads.motion import Motion, invent, limit_angles, smooth_curve
 from svdp.heads.raster import displacement_field, fill_colours, rasterise, vertex_normals
 from svdp.signals.track import FaceTrack
-from svdp.training.rendered_pairs import laid_over
+from svdp.training.data.rendered_pairs import laid_over
 
 
 @pytest.fixture(scope="module")

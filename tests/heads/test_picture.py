@@ -24,8 +24,8 @@ from svdp.heads.scene import (
 from svdp.heads.texture import EYE_OUTLINES, INNER_LIPS
 from svdp.signals.images import load_image
 from svdp.signals.track import detect_face
-from svdp.training.cast import open_studio
-from svdp.training.materials import DataConfig
+from svdp.training.data.identities import open_studio
+from svdp.training.data.sources import DataConfig
 from svdp.training.rendered_pairs import photo_crop
 
 SIZE = 128
@@ -34,7 +34,7 @@ SIZE = 128
 @pytest.fixture(scope="module")
 def studio(shared_dir: Path) -> Studio:
     head = str(shared_dir / "models" / "ict_light_f16.npz")
-    return open_studio(DataConfig(autoencoder="", materials=(), roots={}, head_model=head, size=SIZE, crop_scale=1.4))
+    return open_studio(DataConfig(autoencoder="", media=(), roots={}, head_model=head, size=SIZE, crop_scale=1.4))
 
 
 @pytest.fixture(scope="module")

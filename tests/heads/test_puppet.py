@@ -11,8 +11,8 @@ from svdp.signals.crops import CropConfig, plan_crop
 from svdp.signals.images import load_image
 from svdp.signals.track import FaceTrack, detect_face, track_faces
 from svdp.signals.video import VideoReader
-from svdp.training.cast import open_studio
-from svdp.training.materials import DataConfig
+from svdp.training.data.identities import open_studio
+from svdp.training.data.sources import DataConfig
 
 SIZE = 128
 
@@ -20,7 +20,7 @@ SIZE = 128
 @pytest.fixture(scope="module")
 def studio(shared_dir: Path) -> Studio:
     head = str(shared_dir / "models" / "ict_light_f16.npz")
-    return open_studio(DataConfig(autoencoder="", materials=(), roots={}, head_model=head, size=SIZE))
+    return open_studio(DataConfig(autoencoder="", media=(), roots={}, head_model=head, size=SIZE))
 
 
 @pytest.fixture(scope="module")

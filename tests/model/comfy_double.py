@@ -1,6 +1,6 @@
-"""A stand-in for the parts of ComfyUI that the host touches: enough of its contract to test our hooks without it.
+"""A stand-in for the parts of ComfyUI that the backend touches: enough of its contract to test our hooks without it.
 
-Its MMDiT computes with a diffusers transformer, so that what comes out can be compared with the diffusers host.
+Its MMDiT computes with a diffusers transformer, so that what comes out can be compared with the diffusers backend.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from svdp.model.attention import Operations
-from svdp.model.hosts.diffusers import DiffusersBlock, DiffusersHost
+from svdp.model.backends.diffusers import DiffusersBackend, DiffusersBlock
 from torch import Tensor, nn
 
 
@@ -82,8 +82,8 @@ class MMDiT:
     """ComfyUI's transformer around a diffusers one."""
 
     def __init__(self, transformer: Any) -> None:
-        self.t, self.host = transformer, DiffusersHost(transformer)
-        a = self.host.architecture
+        self.t, self.backend = transformer, DiffusersBackend(transformer)
+        a = self.backend.architecture
         self.hidden_size, self.in_channels, self.patch_size = a.width, a.channels, a.patch
         self.pos_embed_max_size = a.table_size
         self.pos_embed = transformer.pos_embed.pos_embed
@@ -95,7 +95,7 @@ class MMDiT:
         self.y_embedder = _YEmbedder(transformer.time_text_embed.text_embedder)
 
     def x_embedder(self, latents: Tensor) -> Tensor:
-        return self.host.embed(latents)
+        return self.backend.embed(latents)
 
     def parameters(self) -> Any:
         return self.t.parameters()
@@ -199,20 +199,20 @@ def modules() -> dict[str, ModuleType]:
     return result
 
 
-def host_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`svdp.model.hosts.comfy` bound to the stand-in, for the length of a test."""
-    import svdp.model.hosts as hosts
+def backend_module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`svdp.model.backends.comfy` bound to the stand-in, for the length of a test."""
+    import svdp.model.backends as backends
 
     for name in [n for n in sys.modules if n == "comfy" or n.startswith("comfy.")]:
         monkeypatch.delitem(sys.modules, name)
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     for last in ("comfy", "comfy_blocks", "comfy_forward"):
-        monkeypatch.delitem(sys.modules, f"svdp.model.hosts.{last}", raising=False)
-        monkeypatch.setattr(hosts, last, None, raising=False)
-    module = import_module("svdp.model.hosts.comfy")
+        monkeypatch.delitem(sys.modules, f"svdp.model.backends.{last}", raising=False)
+        monkeypatch.setattr(backends, last, None, raising=False)
+    module = import_module("svdp.model.backends.comfy")
     for last in ("comfy", "comfy_blocks", "comfy_forward"):  # gone again when the test ends
-        monkeypatch.setitem(sys.modules, f"svdp.model.hosts.{last}", sys.modules.pop(f"svdp.model.hosts.{last}"))
+        monkeypatch.setitem(sys.modules, f"svdp.model.backends.{last}", sys.modules.pop(f"svdp.model.backends.{last}"))
     return module
 
 

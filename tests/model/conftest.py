@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from svdp.model.adapter import Adapter
+from svdp.model.backends.diffusers import Denoiser, build_transformer
 from svdp.model.config import AdapterConfig, BaseArchitecture
-from svdp.model.hosts.diffusers import Denoiser, build_transformer
 from svdp.model.streams import Conditions
 
 TINY = BaseArchitecture(

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from svdp.errors import AdapterMismatchError, UserError
 from svdp.model.adapter import AdapterFile, check_base, load_adapter, save_adapter
-from svdp.model.config import AdapterConfig, BaseArchitecture
-from svdp.model.hosts.diffusers import (
+from svdp.model.backends.diffusers import (
     Denoiser,
     architecture_from_config,
     build_transformer,
@@ -18,6 +17,7 @@ from svdp.model.hosts.diffusers import (
     merge_lora,
     save_transformer,
 )
+from svdp.model.config import AdapterConfig, BaseArchitecture
 from svdp.model.weights import architecture_of, to_diffusers, to_native
 
 from .conftest import TINY, tiny_denoiser

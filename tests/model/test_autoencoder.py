@@ -87,7 +87,7 @@ def test_saved_file_loads_to_the_same_weights(model, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors"]
 
 
-def test_saved_file_tells_the_host_how_to_scale_latents(model, tmp_path):
+def test_saved_file_tells_the_backend_how_to_scale_latents(model, tmp_path):
     model.save(tmp_path / "a.safetensors", {"modelspec.license": "Apache-2.0"})
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert float(file.get_tensor("vae_scale")) == pytest.approx(SD3_SCALE, abs=1e-6)

@@ -25,8 +25,8 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 @pytest.fixture
 def comfy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The host's module."""
-    return double.host_module(monkeypatch)
+    """The backend's module."""
+    return double.backend_module(monkeypatch)
 
 
 def rows_of(branch: Any, frames: int) -> Tensor:
@@ -65,7 +65,7 @@ def forward(
     return dict(zip(branches, out.split(FRAMES), strict=True))
 
 
-def test_every_branch_equals_the_diffusers_host(comfy, conditioning, noisy, conditions):
+def test_every_branch_equals_the_diffusers_backend(comfy, conditioning, noisy, conditions):
     d = tiny_denoiser(conditioning=conditioning)
     ours = forward(comfy, applied(comfy, d), noisy, conditions, BRANCHES)
     for branch in BRANCHES:
@@ -150,15 +150,15 @@ def test_a_window_of_frames_takes_its_own_signals(comfy, noisy, conditions):
 
 def test_source_streams_are_shared_over_segments(comfy, noisy, conditions):
     patcher = applied(comfy, tiny_denoiser())
-    host = comfy.ComfyHost(patcher.model.diffusion_model, {})
+    backend = comfy.ComfyBackend(patcher.model.diffusion_model, {})
     first, sources = comfy.SegmentState(conditions, {}), {}
     first.sources = sources
     device = torch.device("cpu")
     with torch.no_grad():
-        a = first.streams(host, comfy.adapter_of(patcher), device, torch.float32)
-        b = comfy.SegmentState(conditions, sources).streams(host, comfy.adapter_of(patcher), device, torch.float32)
+        a = first.streams(backend, comfy.adapter_of(patcher), device, torch.float32)
+        b = comfy.SegmentState(conditions, sources).streams(backend, comfy.adapter_of(patcher), device, torch.float32)
     assert a.source is b.source and a.driving is not b.driving
-    assert first.streams(host, comfy.adapter_of(patcher), device, torch.float32) is a
+    assert first.streams(backend, comfy.adapter_of(patcher), device, torch.float32) is a
 
 
 def test_refusals(comfy, noisy, conditions):

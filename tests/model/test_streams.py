@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from svdp.model.attention import attend
+from svdp.model.backends.diffusers import Denoiser
 from svdp.model.fusion import BRANCHES
-from svdp.model.hosts.diffusers import Denoiser
 from svdp.model.streams import Conditions, embed_tokens
 from svdp.model.tokens import patchify
 from torch import Tensor
@@ -102,22 +102,22 @@ def masked_block(block, tokens: Tensor, txt: Tensor, vecs: Tensor, vec: Tensor, 
 def slow_cached_forward(d: Denoiser, z: Tensor, c: Conditions, black: Tensor | None = None) -> Tensor:
     """Branch d of the cached form without caches: every frame holds [z, S, all of D; text] under one attention mask.
     `black` (F, N) marks driving tokens that nobody may see."""
-    host, a = d.host, d.adapter
+    backend, a = d.backend, d.adapter
     n = 16
-    zz = embed_tokens(host, a, z[0], "centre", "noise")
+    zz = embed_tokens(backend, a, z[0], "centre", "noise")
     if a.driving_proj is not None:
         zz = zz + a.driving_proj(patchify(c.driving[0], 2))
     if a.source_proj is not None:
         zz = zz + a.source_proj(patchify(c.source, 2))
-    s = embed_tokens(host, a, c.source, "left", "source").expand(FRAMES, -1, -1)
-    dr = embed_tokens(host, a, c.driving[0], "right", "driving")
+    s = embed_tokens(backend, a, c.source, "left", "source").expand(FRAMES, -1, -1)
+    dr = embed_tokens(backend, a, c.driving[0], "right", "driving")
     x = torch.cat([zz, s, dr], 1)
-    vec = host.modulation(SIGMA, a.pooled[None])
-    vec0 = host.modulation(torch.zeros(1), a.pooled[None])
+    vec = backend.modulation(SIGMA, a.pooled[None])
+    vec0 = backend.modulation(torch.zeros(1), a.pooled[None])
     vecs = torch.cat([vec.expand(n, -1), vec0.expand(2 * n, -1)])
     txt = d.transformer.context_embedder(a.context[None]).expand(FRAMES, -1, -1)
     total = 3 * n + txt.shape[1]
-    for i, block in enumerate(host.blocks):
+    for i, block in enumerate(backend.blocks):
         frames, texts = [], []
         for f in range(FRAMES):
             mask = torch.zeros(total, total, dtype=torch.bool)
@@ -161,17 +161,17 @@ def test_pruned_tokens_equal_the_same_attention_with_black_tokens_masked(noisy, 
 def test_joint_form_is_the_original_block_on_three_pictures(noisy, conditions):
     """Without gates the joint form is the base's own block on [z; S; D] (paper, conditioning)."""
     d = tiny_denoiser(conditioning="joint", gate="open", driving="tokens")
-    host, a, t = d.host, d.adapter, d.transformer
+    backend, a, t = d.backend, d.adapter, d.transformer
     everything = torch.arange(16).expand(1, FRAMES, 16)
     with torch.no_grad():
         fast = d(noisy, SIGMA, replace(conditions, driving_index=everything), branch="d")
         parts = [
-            embed_tokens(host, a, noisy[0], "centre", "noise"),
-            embed_tokens(host, a, conditions.source, "left", "source").expand(FRAMES, -1, -1),
-            embed_tokens(host, a, conditions.driving[0], "right", "driving"),
+            embed_tokens(backend, a, noisy[0], "centre", "noise"),
+            embed_tokens(backend, a, conditions.source, "left", "source").expand(FRAMES, -1, -1),
+            embed_tokens(backend, a, conditions.driving[0], "right", "driving"),
         ]
         x = torch.cat(parts, 1)
-        vec = host.modulation(SIGMA.expand(FRAMES), a.pooled[None])
+        vec = backend.modulation(SIGMA.expand(FRAMES), a.pooled[None])
         txt = t.context_embedder(a.context[None]).expand(FRAMES, -1, -1)
         for i, block in enumerate(t.transformer_blocks):
             txt, x = block(hidden_states=x, encoder_hidden_states=txt, temb=vec)

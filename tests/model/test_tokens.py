@@ -42,10 +42,10 @@ def test_masks_and_maps_at_token_size():
 def test_patches_match_the_base_embedding(noisy):
     from .conftest import tiny_denoiser
 
-    host = tiny_denoiser().host
-    proj = host.transformer.pos_embed.proj
+    backend = tiny_denoiser().backend
+    proj = backend.transformer.pos_embed.proj
     flat = patchify(noisy[0], 2) @ proj.weight.flatten(1).T + proj.bias
-    torch.testing.assert_close(flat, host.embed(noisy[0]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(flat, backend.embed(noisy[0]), atol=1e-5, rtol=1e-5)
 
 
 def test_gather():

@@ -38,7 +38,7 @@ def test_all_that_is_needed_and_no_tests(packed):
     names = {p.as_posix() for p in packed}
     assert set(NEEDED) <= names
     assert {p.parts[0] for p in packed if len(p.parts) > 1} >= set(FOLDERS)
-    assert not [n for n in names if re.match(r"(tests|bench|\.github|\.ci)/", n)]
+    assert not [n for n in names if re.match(r"(tests|scripts|\.github|\.ci)/", n)]
 
 
 def test_small_enough_and_nothing_that_registries_refuse(packed, root):

@@ -36,7 +36,7 @@ def synthetic_clip(rng: np.random.Generator) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with 6 clips to train on and 3 held out."""
-    from svdp.training.shards import write_shard
+    from svdp.training.data.shards import write_shard
 
     root = tmp_path_factory.mktemp("data")
     for split, count, seed in (("train", 6, 0), ("heldout", 3, 1)):

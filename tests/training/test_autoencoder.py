@@ -12,7 +12,14 @@ from svdp.errors import UserError
 from svdp.model.autoencoder import TinyAutoencoder
 from svdp.training import autoencoder as module
 from svdp.training.autoencoder import AutoencoderConfig, draw_pictures, picture_loss, train
-from svdp.training.autoencoder_data import CropsConfig, allowed_files, build_crops, find_files, read_frames, square
+from svdp.training.data.autoencoder_pictures import (
+    CropsConfig,
+    allowed_files,
+    build_crops,
+    find_files,
+    read_frames,
+    square,
+)
 from svdp.training.muon import orthogonalise
 
 

@@ -10,13 +10,13 @@ pytest.importorskip("numba")
 from svdp.errors import UserError
 from svdp.signals.regions import RegionConfig, region_masks
 from svdp.signals.track import detect_face
-from svdp.training.augment import DriverChanges
-from svdp.training.clips import uncut_runs
-from svdp.training.data import build, encode_pictures, inspect, load_encoder, make_clip, shard_path
-from svdp.training.materials import DataConfig, Material, list_media, load_data_config, read_frames
-from svdp.training.pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, pool_masks
-from svdp.training.providers import open_providers
-from svdp.training.shards import describe_shards, load_shards, read_shard, write_shard
+from svdp.training.data.augmentation import DriverChanges
+from svdp.training.data.build import build, encode_pictures, inspect, load_encoder, make_clip, shard_path
+from svdp.training.data.clips import uncut_runs
+from svdp.training.data.pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, pool_masks
+from svdp.training.data.providers import open_providers
+from svdp.training.data.shards import describe_shards, load_shards, read_shard, write_shard
+from svdp.training.data.sources import DataConfig, MediaSource, list_media, load_data_config, read_frames
 
 
 def fake_clip(number, frames=3):
@@ -104,10 +104,10 @@ def test_paint_is_soft_varied_and_keeps_the_brightness():
 
 @pytest.mark.shared
 def test_painted_people_wear_the_paint_on_photo_and_skin(small_config):
-    from svdp.training.cast import gather
-    from svdp.training.rendered_pairs import _painted
+    from svdp.training.data.identities import load_inputs
+    from svdp.training.data.rendered_pairs import _painted
 
-    portrait = gather(small_config, "train").cast.portraits[0]
+    portrait = load_inputs(small_config, "train").identities.portraits[0]
     painted = _painted(np.random.default_rng(2), portrait)
     np.testing.assert_array_equal(painted.points, portrait.points)
     seen = portrait.canvas.min(-1) > 20
@@ -157,7 +157,7 @@ autoencoder = "encoder.safetensors"
 size = 64
 [roots]
 here = "media"
-[[material]]
+[[media]]
 root = "here"
 origin = "test"
 licence = "CC0"
@@ -194,8 +194,8 @@ def test_configuration_paths_splits_and_mistakes(tmp_path):
 def test_shipped_configuration_is_valid(root):
     config = load_data_config(root / "configs" / "mini-data.toml")
     assert config.size == 128 and config.frames == 19
-    assert all(m.licence and m.origin for m in config.materials)
-    assert not any("LivePortrait" in file for m in config.materials for file in (*m.portraits, *m.clips))
+    assert all(m.licence and m.origin for m in config.media)
+    assert not any("LivePortrait" in file for m in config.media for file in (*m.portraits, *m.clips))
 
 
 def test_moving_picture_gives_all_frames(tmp_path):
@@ -216,7 +216,7 @@ def small_config(shared_dir, tmp_path_factory):
     return DataConfig(
         head_model=str(models / "ict_light_f16.npz"),
         autoencoder=str(models / "taesd3_encoder.safetensors"),
-        materials=(Material(root="dev", origin="test", licence="test", portraits=art, clips=clip),),
+        media=(MediaSource(root="dev", origin="test", licence="test", portraits=art, clips=clip),),
         roots={"dev": str(shared_dir)},
         cache=str(tmp_path_factory.mktemp("cache")),
         size=64, frames=4, sources=2, clips_per_shard=3, clip_share=0.34,
@@ -251,10 +251,10 @@ def test_build_is_reproducible_and_resumes(small_config, tmp_path):
 @pytest.mark.shared
 def test_sources_lie_in_the_targets_own_frame(small_config):
     """At inference the result is painted into the source's square: a background that rests lies where it lay."""
-    from svdp.training.cast import gather
+    from svdp.training.data.identities import load_inputs
 
     config = replace(small_config, clip_share=0.0, plain_share=1.0)
-    providers = open_providers(config, gather(config, "train"), "train")
+    providers = open_providers(config, load_inputs(config, "train"), "train")
     for n in range(6):
         clip = make_clip(providers, "train", 3, n)
         assert np.median(np.abs(clip.sources[:, None, 0, 0].astype(float) - clip.target[:, 0, 0])) == 0
@@ -263,10 +263,10 @@ def test_sources_lie_in_the_targets_own_frame(small_config):
 @pytest.mark.shared
 def test_drivers_lie_over_their_targets(small_config):
     """At inference the result's face is where the driver's is, whatever pose and place the two photos have."""
-    from svdp.training.cast import gather
+    from svdp.training.data.identities import load_inputs
 
     config = replace(small_config, clip_share=0.0, plain_share=0.0, size=128, driver=DriverChanges(affine=0.0))
-    providers = open_providers(config, gather(config, "train"), "train")
+    providers = open_providers(config, load_inputs(config, "train"), "train")
     for n in range(3):
         clip = make_clip(providers, "train", 7, n)
         face = detect_face(clip.target[0])
@@ -301,8 +301,8 @@ def test_missing_parts_are_named(small_config, tmp_path):
         build(small_config, tmp_path, "test", 1, seed=0)
     with pytest.raises(UserError, match="no autoencoder"):
         build(replace(small_config, autoencoder="missing.safetensors"), tmp_path, "train", 1, seed=0)
-    few = replace(small_config.materials[0], heldout=("*art_10",), clips=())
+    few = replace(small_config.media[0], heldout=("*art_10",), clips=())
     with pytest.raises(UserError, match="two usable portraits"):
-        build(replace(small_config, materials=(few,)), tmp_path, "heldout", 1, seed=0)
+        build(replace(small_config, media=(few,)), tmp_path, "heldout", 1, seed=0)
     with pytest.raises(UserError, match="no head model"):
         build(replace(small_config, head_model="missing.npz"), tmp_path, "train", 1, seed=0)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from svdp.model.adapter import load_adapter
-from svdp.model.hosts.diffusers import build_transformer, save_transformer
+from svdp.model.backends.diffusers import build_transformer, save_transformer
 from svdp.training.config import load_config, parse_config
+from svdp.training.data.sources import load_data_config
 from svdp.training.estimate import MOST_OPERATIONS, LiveBytes, build, estimate
 from svdp.training.loop import Trainer
-from svdp.training.materials import load_data_config
 from torch.nn import Linear
 
 from .conftest import tiny_table
@@ -60,7 +60,8 @@ def test_operations_grow_with_the_batch_and_memory_with_what_is_trained() -> Non
     ],
 )
 def test_variants_differ_from_the_small_model_in_one_thing(root: Path, name: str) -> None:
-    mini, variant = (load_config(root / "configs" / f"{n}.toml") for n in ("mini", name))
+    folder = root / "configs" if name == "mini" else root / "configs" / "ablation"
+    mini, variant = load_config(root / "configs" / "mini.toml"), load_config(folder / f"{name}.toml")
     same = {"seed", "optim", "loss", "minutes", "base", "precision", "lora", "watch"}
     assert all(variant.to_json()[k] == mini.to_json()[k] for k in same)
     assert [(s.until, s.batch, s.frames) for s in variant.stages] == [(s.until, s.batch, s.frames) for s in mini.stages]
@@ -89,7 +90,7 @@ def test_full_size_configurations_are_valid(root: Path) -> None:
     data = load_data_config(root / "configs" / "sd35m-data.toml")
     assert (data.size, data.crop_scale) == (small.adapter.resolution, small.adapter.crop_scale)
     assert data.frames >= small.window
-    assert load_data_config(root / "configs" / "mini-selfdriven-data.toml").cross_share == 0
+    assert load_data_config(root / "configs" / "ablation" / "mini-selfdriven-data.toml").cross_share == 0
 
 
 def test_a_frozen_half_precision_base_is_counted_timed_in_part_and_trained(

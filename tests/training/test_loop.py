@@ -1,4 +1,4 @@
-"""The loop on a tiny real model: determinism, resume, curriculum, branches, learning, use gaps, export."""
+"""The loop on a tiny real model: determinism, resume, curriculum, branches, learning, condition-swap gaps, export."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from svdp.errors import AdapterMismatchError, UserError
 from svdp.model.adapter import load_adapter
 from svdp.model.autoencoder import TinyAutoencoder
+from svdp.model.backends.diffusers import Denoiser, build_transformer, load_transformer, merge_lora, save_transformer
 from svdp.model.fusion import BRANCHES
-from svdp.model.hosts.diffusers import Denoiser, build_transformer, load_transformer, merge_lora, save_transformer
 from svdp.training.config import BranchProbabilities, TrainConfig, parse_config
 from svdp.training.loop import Trainer, train
-from svdp.training.monitor import UseGaps, conditions_of
+from svdp.training.monitor import ConditionSwapGaps, conditions_of
 from svdp.training.schedule import draw_branch, learning_rate, progress_at, rng, stage_at
 from svdp.training.setup import lora_deltas
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -251,9 +251,9 @@ def test_one_clip_is_learnt_by_heart(shards: Path, tmp_path: Path) -> None:
     assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:20])
 
 
-def test_use_gap_is_zero_until_the_model_uses_the_driver(shards: Path, tmp_path: Path) -> None:
+def test_condition_swap_gap_is_zero_until_the_model_uses_the_driver(shards: Path, tmp_path: Path) -> None:
     trainer = Trainer(tiny(shards, adapter={"driving": "aligned"}), tmp_path)
-    gaps = UseGaps(trainer.heldout, 3, seed=0, chunk=2)
+    gaps = ConditionSwapGaps(trainer.heldout, 3, seed=0, chunk=2)
     for p in (trainer.denoiser.transformer.proj_out.weight, trainer.denoiser.transformer.norm_out.linear.weight):
         torch.nn.init.normal_(p, std=0.2, generator=rng(1))
     ignoring = gaps.measure(trainer.denoiser, frames=4, history=2)
@@ -266,7 +266,7 @@ def test_use_gap_is_zero_until_the_model_uses_the_driver(shards: Path, tmp_path:
     assert abs(gaps.measure(trainer.denoiser, frames=4, history=2)["gap/driver/inside"]) > 1e-4
 
 
-def test_training_makes_the_use_gap_of_the_driver_positive(shards: Path, tmp_path: Path) -> None:
+def test_training_makes_the_condition_swap_gap_of_the_driver_positive(shards: Path, tmp_path: Path) -> None:
     """Clips of the same still picture, told apart by the driver alone: to be right, the model must look at it."""
     stage = {"batch": 6, "frames": 3, "branches": {"u": 0, "s": 0, "d": 1}}
     config = tiny(shards, steps=140, stage=[stage], data={"region_dropout": 0.0}, optim={"lr": 5e-3, "clip": 10.0})
@@ -274,7 +274,7 @@ def test_training_makes_the_use_gap_of_the_driver_positive(shards: Path, tmp_pat
     clips = trainer.clips
     clips.sources[:] = clips.sources[:1]
     clips.target[:] = torch.where(clips.regions.any(2, keepdim=True), clips.driving, clips.sources[:1, :1])
-    gaps = UseGaps(clips, 6, seed=0, chunk=6)
+    gaps = ConditionSwapGaps(clips, 6, seed=0, chunk=6)
     for _ in range(config.steps):
         trainer.train_step(0.0)
     with trainer.ema.applied():

@@ -17,12 +17,12 @@ from svdp.errors import NoFaceError, UserError
 from svdp.signals.motion import STEADY
 from svdp.signals.track import detect_face
 from svdp.signals.video import VideoReader
-from svdp.training.augment import DriverChanges, disturb, driver_masks
-from svdp.training.data import build, shard_path
-from svdp.training.materials import DataConfig, Material, MediaFile, list_media, load_data_config
-from svdp.training.pairs import parts_of, read_pair
-from svdp.training.providers import Providers
-from svdp.training.shards import load_shards
+from svdp.training.data.augmentation import DriverChanges, disturb, driver_masks
+from svdp.training.data.build import build, shard_path
+from svdp.training.data.pairs import parts_of, read_pair
+from svdp.training.data.providers import Providers
+from svdp.training.data.shards import load_shards
+from svdp.training.data.sources import DataConfig, MediaFile, MediaSource, list_media, load_data_config
 
 # --- shares ----------------------------------------------------------------------------------------------------------
 
@@ -54,10 +54,10 @@ def folder(tmp_path_factory, assets_dir) -> Path:
 
 @pytest.fixture(scope="module")
 def pair_config(folder, assets_dir, tmp_path_factory) -> DataConfig:
-    material = Material(root="here", origin="test", licence="MIT", pairs=("made",))
+    source = MediaSource(root="here", origin="test", licence="MIT", pairs=("made",))
     return DataConfig(
         autoencoder=str(next(assets_dir.rglob("*autoencoder.safetensors"))),
-        materials=(material,), roots={"here": str(folder.parent)}, cache=str(tmp_path_factory.mktemp("cache")),
+        media=(source,), roots={"here": str(folder.parent)}, cache=str(tmp_path_factory.mktemp("cache")),
         size=64, frames=5, sources=2, clips_per_shard=2, pair_share=1.0,
         driver=DriverChanges(occlusion=1.0, glasses=1.0, light=1.0, mask_jitter=0.05),
     )  # fmt: skip
@@ -86,10 +86,10 @@ def test_the_driver_of_a_pair_lies_over_its_target(tmp_path, folder, pair_config
         frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(clip)]
     turned = [frame.rotate(12, translate=(15, 0), resample=Image.Resampling.BICUBIC) for frame in frames]
     turned[0].save(pair / "target.webp", save_all=True, append_images=turned[1:], duration=40, lossless=True, method=0)
-    (take,) = read_pair(MediaFile("one--two", pair, "test", "MIT"), pair_config)
-    apart = take.driver.track.landmarks[:, STEADY, :2] - take.target.track.landmarks[:, STEADY, :2]
+    (segment,) = read_pair(MediaFile("one--two", pair, "test", "MIT"), pair_config)
+    apart = segment.driver.track.landmarks[:, STEADY, :2] - segment.target.track.landmarks[:, STEADY, :2]
     assert np.linalg.norm(apart, axis=2).mean() < 1.0  # pixels of 64; both faces are the same
-    np.testing.assert_array_equal(take.driver.frames.shape, take.target.frames.shape)
+    np.testing.assert_array_equal(segment.driver.frames.shape, segment.target.frames.shape)
 
 
 def test_incomplete_pairs_are_named(folder, tmp_path):
@@ -98,8 +98,8 @@ def test_incomplete_pairs_are_named(folder, tmp_path):
     (tmp_path / "made" / "one--two" / "target.webp").unlink()
     with pytest.raises(UserError, match=r"one--two needs one target file \(such as target\.mp4\), it has none"):
         parts_of(tmp_path / "made" / "one--two")
-    material = Material(root="here", origin="t", licence="t", pairs=("none",))
-    config = DataConfig(autoencoder="a", materials=(material,), roots={"here": str(tmp_path)})
+    source = MediaSource(root="here", origin="t", licence="t", pairs=("none",))
+    config = DataConfig(autoencoder="a", media=(source,), roots={"here": str(tmp_path)})
     with pytest.raises(UserError, match="none does not exist"):
         list_media(config, "train", "pairs")
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from svdp.errors import UserError
 from svdp.training.config import parse_config
-from svdp.training.dataset import LatentClips
-from svdp.training.locations import find_files
+from svdp.training.data.locations import find_files
+from svdp.training.data.shards import load_shards, write_shard
+from svdp.training.data.streaming import ClipStream
+from svdp.training.data.windows import LatentClips
 from svdp.training.loop import train
-from svdp.training.shards import load_shards, write_shard
-from svdp.training.streaming import ClipStream
 
 from .conftest import synthetic_clip, tiny_table
 

@@ -1,0 +1,181 @@
+"""ComfyUI backend, sampling: a video of any length, segment by segment, by any of ComfyUI's samplers."""
+
+# pyright: reportMissingImports=false
+# (ComfyUI is a program, not a package that could be installed)
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ..config import SegmentConfig
+from ..fusion import Branch
+from ..sampling import noisy_history
+from ..segments import Segment, frame_noise, plan_segments
+from ..streams import Streams
+from .comfy_guider import SVDPGuider
+
+StepCallback = Callable[[int, Tensor, Tensor, int], None]  # (step, x0, x, steps in all), as ComfyUI's samplers call it
+_RANDOM = "Noise_RandomNoise"  # ComfyUI's own seeded noise
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """A finished segment: time in seconds, branches computed, how far its mean latent lies from the first segment's
+    (per channel, root mean square, in standard deviations of the first)."""
+
+    segment: Segment
+    seconds: float
+    branches: tuple[Branch, ...]
+    drift: float
+
+
+@dataclass(frozen=True)
+class VideoLatents:
+    """Latents (F, C, h, w) of the whole video, as the VAE decodes them, and a report per segment."""
+
+    latents: Tensor
+    reports: tuple[SegmentReport, ...]
+
+    def text(self) -> str:
+        """The report as lines of text."""
+        frames, seconds = len(self.latents), sum(r.seconds for r in self.reports)
+        lines = [f"{frames} frames, {len(self.reports)} segments sampled, {seconds:.1f} s"]
+        for number, r in enumerate(self.reports, 1):
+            s = r.segment
+            past = f"{s.num_history} of history" if s.num_history else "no history"
+            lines.append(
+                f"segment {number}: frames {s.start} to {s.stop - 1}, {past}, branches {' '.join(r.branches)}, "
+                f"{r.seconds:.1f} s, drift {r.drift:.3f}"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """How a video is cut, and how much noise its history gets."""
+
+    segments: SegmentConfig
+    history_noise: float
+
+
+def segment_plan(guider: Any, length: int, num_history: int, history_noise: float) -> SegmentPlan:
+    """What a user chose; length 0, history below 0 and noise below 0 stand for the adapter's own values.
+
+    Raises `UserError` if the guider is another node's.
+    """
+    if not isinstance(guider, SVDPGuider):
+        raise UserError(f"this sampler needs the guider of Signal Fusion, not {type(guider).__name__}")
+    own = guider.applied.config
+    length = length or own.segment_length
+    num_history = min(own.num_history, length) if num_history < 0 else num_history
+    if history_noise < 0:
+        history_noise = float((guider.applied.info.get("sampling") or {}).get("history_noise", 0.0))
+    return SegmentPlan(SegmentConfig(length=length, num_history=num_history), history_noise)
+
+
+def sample_video(
+    guider: SVDPGuider,
+    noise: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    cfg: SegmentConfig,
+    history_noise: float = 0.0,
+    *,
+    finished: Tensor | None = None,
+    on_step: StepCallback | None = None,
+) -> VideoLatents:
+    """Sample all frames of the guider's signals.
+
+    Args:
+        noise: ComfyUI's NOISE. Its random noise is drawn per frame as a function of (seed, frame number) alone, so the
+            same beginning of a video gives the same result; another kind of noise is asked for each segment's.
+        finished: latents (P, C, h, w) of the video's first frames from an earlier run; whole segments of them are kept
+            and not made again.
+        on_step: called after every step with the steps done and to do over all segments.
+    Raises: `UserError` if there is no step to sample, or `finished` does not fit. An interrupt ends it at once.
+    """
+    if len(sigmas) < 2:
+        raise UserError("the sigmas hold no step: raise the scheduler's steps or its denoise")
+    signals = guider.signals
+    plan = plan_segments(signals.num_frames, cfg)
+    done = _kept(finished, plan, signals.latent_shape)
+    todo = [s for s in plan if s.start >= sum(len(d) for d in done)]
+    steps, sources = len(sigmas) - 1, dict[Any, Streams]()
+    reports: list[SegmentReport] = []
+    for number, segment in enumerate(todo):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        began = time.perf_counter()
+        past = _history(guider, done, segment, history_noise, noise.seed)
+        part = guider.for_frames(segment.start, segment.stop, past, sources)
+        callback = _shifted(on_step, number * steps, len(todo) * steps)
+        done.append(_sample_segment(part, noise, sampler, sigmas, segment, callback))
+        reports.append(SegmentReport(segment, time.perf_counter() - began, part.branches, _drift(done[0], done[-1])))
+    return VideoLatents(torch.cat(done), tuple(reports))
+
+
+def _sample_segment(
+    guider: SVDPGuider, noise: Any, sampler: Any, sigmas: Tensor, segment: Segment, callback: StepCallback | None
+) -> Tensor:
+    empty = torch.zeros(segment.length, *guider.signals.latent_shape)
+    latents = guider.sample(
+        segment_noise(noise, segment, empty),
+        empty,
+        sampler,
+        sigmas,
+        callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=noise.seed,
+    )
+    return latents.to(comfy.model_management.intermediate_device())
+
+
+def segment_noise(noise: Any, segment: Segment, empty: Tensor) -> Tensor:
+    """Noise (F, C, h, w) of a segment's frames."""
+    if type(noise).__name__ == _RANDOM:
+        return frame_noise(range(segment.start, segment.stop), tuple(empty.shape[1:]), noise.seed)
+    return noise.generate_noise({"samples": empty, "batch_index": list(range(segment.start, segment.stop))})
+
+
+def _kept(finished: Tensor | None, plan: list[Segment], shape: tuple[int, ...]) -> list[Tensor]:
+    """Whole segments of an earlier run."""
+    if finished is None:
+        return []
+    if tuple(finished.shape[1:]) != shape:
+        raise UserError(
+            f"the finished latents are {tuple(finished.shape[1:])} per frame, the signals {shape}: they are of another "
+            "video or size"
+        )
+    finished = finished.to(comfy.model_management.intermediate_device())  # a loaded latent is on the CPU
+    return [finished[s.start : s.stop] for s in plan if s.stop <= len(finished)]
+
+
+def _history(guider: SVDPGuider, done: list[Tensor], segment: Segment, amount: float, seed: int) -> Tensor | None:
+    """The frames before the segment, with the noise that training adds too (mixed in where the transformer sees it)."""
+    if not segment.num_history:
+        return None
+    past = done[-1][-segment.num_history :]
+    if not amount:
+        return past
+    model = guider.model_patcher.model
+    mixed = noisy_history(model.process_latent_in(past), segment.start, amount, seed)
+    return model.process_latent_out(mixed)
+
+
+def _shifted(on_step: StepCallback | None, before: int, total: int) -> StepCallback | None:
+    if on_step is None:
+        return None
+    return lambda step, x0, x, steps: on_step(before + step, x0, x, total)
+
+
+def _drift(first: Tensor, now: Tensor) -> float:
+    dims = (0, 2, 3)
+    away = (now.mean(dims) - first.mean(dims)) / first.std(dims).clamp_min(1e-6)
+    return float(away.square().mean().sqrt())

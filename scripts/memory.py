@@ -1,0 +1,123 @@
+"""Peak memory of `svdp animate` for a long driving clip against a short one.
+
+    python scripts/memory.py                          # 150 and 600 frames, the bundled model and example
+    python scripts/memory.py --frames 50 200 --steps 1
+
+Every length runs in a process of its own, so that one run's peak cannot hide behind the other's; the clips are the
+example's frames over and over. The C library is told to give large blocks back when they are freed, so that peaks say
+what was held and not how memory fell into pieces. The last line is the ratio, long over short: near 1 if memory does
+not grow with length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from fractions import Fraction
+from itertools import islice
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import numpy as np
+import typer
+from svdp.signals.video import Timing, VideoReader, VideoWriter
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
+MEGABYTE = 2**20
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse()
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(MEGABYTE))  # read when the processes start
+    peaks = [peak_in_own_process(frames, options) for frames in sorted(options.frames)]
+    for frames, (peak, done) in zip(sorted(options.frames), peaks, strict=True):
+        typer.echo(f"{frames} frames: peak {peak / MEGABYTE:.0f} MiB ({done} frames written)")
+    typer.echo(f"ratio: {peaks[-1][0] / peaks[0][0]:.3f}")
+
+
+def parse() -> argparse.Namespace:
+    """Options of the script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--frames", type=int, nargs=2, default=[150, 600], help="the two lengths")
+    parser.add_argument("--steps", type=int, default=2, help="sampling steps; memory does not depend on them")
+    parser.add_argument("--source", type=Path, default=EXAMPLES / "source.jpg")
+    parser.add_argument("--driving", type=Path, default=EXAMPLES / "driving.mp4", help="clip to repeat")
+    parser.add_argument("--weights", type=Path, help="as of svdp animate; default: the bundled model")
+    return parser.parse_args()
+
+
+def peak_in_own_process(frames: int, options: argparse.Namespace) -> tuple[int, int]:
+    """Bytes at the peak of animating so many frames, and how many were written."""
+    with tempfile.TemporaryDirectory() as folder:
+        driving, output = Path(folder) / "driving.mp4", Path(folder) / "out.mp4"
+        repeat_clip(options.driving, driving, frames)
+        files = ["--source", options.source, "--driving", driving, "--output", output]
+        weights = ["--weights", options.weights] if options.weights else []
+        arguments = ["animate", *files, *weights, "--steps", options.steps]
+        context = multiprocessing.get_context("spawn")
+        answers = context.SimpleQueue()
+        child = context.Process(target=animate_and_report, args=([str(a) for a in arguments], answers))
+        child.start()
+        child.join()
+        if child.exitcode != 0:
+            raise SystemExit(f"animating {frames} frames failed with exit code {child.exitcode}")
+        return answers.get(), VideoReader(output).num_frames
+
+
+def animate_and_report(arguments: list[str], answers: SimpleQueue[int]) -> None:
+    """In the child: run the command line, then tell the peak of this process."""
+    from svdp.cli.app import run
+
+    with redirect_stdout(sys.stderr):  # the command prints the files it made; here stdout is for the numbers
+        try:
+            run(arguments)
+        except SystemExit as end:
+            if end.code:
+                raise
+    answers.put(peak_bytes())
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far.
+
+    Linux: VmHWM, which starts afresh with the program; ru_maxrss would count the parent's memory at the fork.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def repeat_clip(clip: Path, path: Path, frames: int) -> None:
+    """Write so many frames of a clip, over and over, at 25 frames a second."""
+    reader = VideoReader(clip)
+    timing = Timing(
+        num_frames=frames,
+        fps=Fraction(25),
+        constant=True,
+        begin=Fraction(0),
+        ticks=tuple(range(frames)),
+        time_base=Fraction(1, 25),
+    )
+    with VideoWriter(path, (reader.info.height, reader.info.width), timing) as writer:
+        for frame in islice(repeated(reader), frames):
+            writer.write(frame)
+
+
+def repeated(reader: VideoReader) -> Iterator[np.ndarray]:
+    """The clip's frames without end."""
+    while True:
+        yield from reader
+
+
+if __name__ == "__main__":
+    main()

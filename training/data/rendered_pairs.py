@@ -1,0 +1,197 @@
+"""Rendered cross-identity pairs: two people make exactly the same motion; one is the target, one the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...heads.model import HeadModel
+from ...heads.motion import Motion, invent, limit_angles, replay
+from ...heads.scene import MARGIN, Actor, Portrait, Studio, base_affine, crop_points, draw, move_head, with_shell
+from ...heads.texture import look_up
+from ...signals.motion import STEADY
+from ...signals.regions import masked_frames
+from ...signals.track import FaceTrack
+from .augmentation import DriverChanges, disturb, driver_masks
+from .pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, random_backdrop, to_bytes
+from .sources import DataConfig, MediaFile
+
+NEAR = np.array([27.0, 16.0, 18.0])  # degrees from about the photo's own pose: how far warped photos look right
+FAR = np.array([42.0, 22.0, 22.0])  # degrees: heads on plain backgrounds
+SHAPE_JITTER = 0.45  # spread of the identity weights that make another head of one photo
+
+
+@dataclass(frozen=True)
+class Identities:
+    """What pairs are made from: portraits with their terms, and tracked clips that lend motion."""
+
+    portraits: Sequence[Portrait]
+    media: Sequence[MediaFile]
+    tracks: Sequence[FaceTrack]
+
+
+def make_pair(rng: np.random.Generator, studio: Studio, identities: Identities, config: DataConfig) -> PictureClip:
+    """One sample of config.frames frames."""
+    a, b = (int(n) for n in rng.choice(len(identities.portraits), 2, replace=False))
+    target, names = _target_actor(rng, studio, identities, a, config)
+    if config.cross_share < 1 and rng.random() >= config.cross_share:
+        driver, b = target, a  # the target drives itself
+    else:
+        driver = _driver_actor(rng, studio, identities.portraits[b])
+    motion = _within_reach(target, _draw_motion(rng, studio.model, identities, config.frames, config), config)
+    base = base_affine(studio)
+    shown = base if rng.random() < 0.5 else _jitter(rng, base, studio)
+    colours = draw_colours(rng, 0.4)
+    heads = move_head(studio, target, motion)
+    pictures = np.stack([draw(studio, target, points, shown) for points in heads])
+    sources = _draw_sources(rng, studio, identities, target, config, shown)
+    driven = move_head(studio, driver, motion)
+    place = laid_over(crop_points(studio.table.locate(heads), shown), studio.table.locate(driven))
+    driving, masks = _draw_driver(rng, studio, driver, driven, place, config.driver)
+    info = {
+        "provider": "rendered",
+        "identities": names,
+        "driver": identities.media[b].name,
+        "licences": sorted({m.licence for m in identities.media if m.name in (*names, identities.media[b].name)}),
+    }
+    clip = PictureClip(to_bytes(colours(sources)), to_bytes(colours(pictures)), driving, masks, info)
+    return mirror(clip) if rng.random() < 0.5 else clip
+
+
+def laid_over(target: np.ndarray, driver: np.ndarray) -> np.ndarray:
+    """The affine (2, 3), a scale and a shift, that lays a driver's landmarks over the target's, all frames together.
+
+    At inference the result is painted where the driver's face is, so training must have both in one place, whatever
+    place and pose their photos have. Both (T, 478, 3); the driver on its canvas, the target in the fine picture.
+    """
+    p, q = (points[:, list(STEADY), :2].reshape(-1, 2).astype(np.float64) for points in (driver, target))
+    middle_p, middle_q = p.mean(0), q.mean(0)
+    zoom = np.vdot(p - middle_p, q - middle_q) / np.vdot(p - middle_p, p - middle_p)
+    return np.concatenate([zoom * np.eye(2), (middle_q - zoom * middle_p)[:, None]], 1).astype(np.float32)
+
+
+def _jitter(rng: np.random.Generator, affine: np.ndarray, studio: Studio, strength: float = 1.0) -> np.ndarray:
+    """The affine with a small random scale about the picture's centre and a shift."""
+    zoom, middle = float(np.exp(strength * rng.normal(0, 0.03))), studio.fine / 2
+    moved = affine * zoom
+    moved[:, 2] += middle * (1 - zoom) + strength * rng.normal(0, 0.015, 2) * studio.fine
+    return moved.astype(np.float32)
+
+
+def _draw_motion(
+    rng: np.random.Generator, model: HeadModel, identities: Identities, frames: int, config: DataConfig
+) -> Motion:
+    if identities.tracks and rng.random() < config.replay_share:
+        return replay(rng, model, identities.tracks, frames)
+    return invent(rng, model, frames)
+
+
+def _within_reach(actor: Actor, motion: Motion, config: DataConfig) -> Motion:
+    """The motion with its angles limited to what the actor's pictures bear."""
+    if actor.backdrop is not None:
+        wide = config.large_pose / FAR[0]
+        return limit_angles(replace(motion, angles=motion.angles * wide), FAR * wide)
+    return limit_angles(motion, NEAR, np.array([0.5 * actor.place.fit.camera.yaw, 0, 0]))
+
+
+def _target_actor(
+    rng: np.random.Generator, studio: Studio, identities: Identities, number: int, config: DataConfig
+) -> tuple[Actor, list[str]]:
+    """The target's person and the names of the photos in it."""
+    place = face = identities.portraits[number]
+    names = [identities.media[number].name]
+    skin = place.skin
+    if rng.random() < config.swap_share:
+        other = int(rng.integers(len(identities.portraits)))
+        if other != number:
+            face = _recoloured(identities.portraits[other], place)
+            skin, names = face.skin, [*names, identities.media[other].name]
+    if config.paint_share and rng.random() < config.paint_share:
+        own, place = face is place, _painted(rng, place)
+        face = place if own else _painted(rng, face)
+        skin = face.skin
+    weights = face.fit.identity
+    if rng.random() < config.reshape_share:
+        weights = weights + rng.normal(0, SHAPE_JITTER, len(weights)).astype(np.float32)
+    plain = rng.random() < config.plain_share
+    backdrop = random_backdrop(rng, studio.canvas_size) if plain else None
+    return Actor(place, face, skin, studio.model.person(weights), backdrop), names
+
+
+def _recoloured(face: Portrait, place: Portrait) -> Portrait:
+    """The face's photo with the skin tone of the place's."""
+    sure = (face.skin.trust > 0.9) & (place.skin.trust > 0.9)
+    own, wanted = (np.median(p.skin.colours[sure], axis=0) + 8 for p in (face, place))
+    gain = np.clip(wanted / own, 0.5, 1.5).astype(np.float32)
+    skin = replace(face.skin, colours=np.clip(face.skin.colours * gain, 0, 255))
+    return replace(face, canvas=np.clip(face.canvas * gain, 0, 255), skin=skin)
+
+
+def _painted(rng: np.random.Generator, portrait: Portrait) -> Portrait:
+    """The portrait with soft random colours all over, which move along with the head."""
+    gains = draw_paint(rng, len(portrait.canvas))
+    skin = portrait.skin
+    colours = np.clip(skin.colours * look_up(gains, portrait.points[: len(skin.colours)]), 0, 255)
+    painted = np.clip(portrait.canvas * gains, 0, 255)
+    return replace(portrait, canvas=painted, skin=replace(skin, colours=colours.astype(np.float32)))
+
+
+def _driver_actor(rng: np.random.Generator, studio: Studio, portrait: Portrait) -> Actor:
+    weights = portrait.fit.identity + rng.normal(0, SHAPE_JITTER, 100).astype(np.float32) * (rng.random() < 0.7)
+    return Actor(portrait, portrait, portrait.skin, studio.model.person(weights))
+
+
+def _draw_sources(
+    rng: np.random.Generator,
+    studio: Studio,
+    identities: Identities,
+    actor: Actor,
+    config: DataConfig,
+    shown: np.ndarray,
+) -> np.ndarray:
+    """(S, size, size, 3) float32: first the photo as it is (or the changed person posed like it), then other poses.
+
+    shown: canvas -> fine picture of the target. The sources have the same, as at inference, where the result is painted
+    into the source's own square: what does not move is where it was.
+    """
+    fit = actor.place.fit
+    heads = with_shell(studio, studio.model.express(actor.person, fit.expression[None]))[0]
+    untouched = actor.face is actor.place and actor.backdrop is None
+    untouched = untouched and np.allclose(actor.person, studio.model.person(fit.identity))
+    if untouched and np.array_equal(shown, base_affine(studio)):
+        pictures = [photo_crop(studio, actor.place)]
+    else:
+        pictures = [draw(studio, actor, fit.camera.project(heads), shown)]
+    other = _within_reach(actor, _draw_motion(rng, studio.model, identities, config.frames, config), config)
+    calm = replace(other, expression=other.expression * rng.uniform(0.3, 1.0))
+    moved = move_head(studio, actor, calm)
+    for t in rng.choice(config.frames, config.sources - 1, replace=config.frames < config.sources - 1):
+        pictures.append(draw(studio, actor, moved[t], shown))
+    return np.stack(pictures)
+
+
+def photo_crop(studio: Studio, portrait: Portrait) -> np.ndarray:
+    """(size, size, 3) float32: the photo itself, cropped as at inference."""
+    edge = int(MARGIN * studio.fine)
+    inner = portrait.canvas[edge : edge + studio.fine, edge : edge + studio.fine]
+    return inner.reshape(studio.size, 2, studio.size, 2, 3).mean((1, 3))
+
+
+def _draw_driver(
+    rng: np.random.Generator,
+    studio: Studio,
+    actor: Actor,
+    moved: np.ndarray,
+    place: np.ndarray,
+    changes: DriverChanges,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masked pictures (T, size, size, 3) uint8 and masks (T, 3, size, size); `place` about as in `laid_over`."""
+    affine = _jitter(rng, place, studio, changes.affine)
+    pictures = np.stack([draw(studio, actor, points, affine) for points in moved])
+    landmarks = crop_points(studio.table.locate(moved), affine) * (studio.size / studio.fine)
+    masks = driver_masks(rng, landmarks, studio.size, changes)
+    changed = disturb(rng, draw_colours(rng, changes.colour)(pictures), landmarks, changes)
+    coloured = to_bytes(lift_dark(changed, masks))
+    return masked_frames(coloured, masks), masks
