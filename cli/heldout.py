@@ -118,7 +118,7 @@ def _animated(model: Model, decoder: Model, clip: ShardClip, out: Path) -> Heldo
 
     def signals_of(segment: Segment) -> SegmentSignals:
         part = slice(segment.start, segment.stop)
-        return SegmentSignals(latents["driving"][part].to(model.device), masks[part])
+        return SegmentSignals(masks[part], latents["driving"][part].to(model.device))
 
     results = generate(
         model.denoiser,

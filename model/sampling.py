@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .adapter import Adapter
-from .config import FusionConfig
+from .config import AdapterConfig, FusionConfig
 from .flow import Solver, sigma_schedule, solver_by_name
 from .fusion import Branch, driving_map, fuse, fusion_coefficients, rescale_contrast
 from .segments import Segment, frame_noise
@@ -39,19 +39,30 @@ class SamplingConfig:
     seed: int = 0
     fusion: FusionConfig = field(default_factory=FusionConfig)
     history_noise: float = 0.0
+    start: float = 1.0  # noise level at which sampling begins: below 1 it begins from the posed source
 
     def __post_init__(self) -> None:
         solver_by_name(self.solver)
         if self.steps < 1:
             raise UserError(f"sampling needs at least 1 step, got {self.steps}")
+        if not 0.0 < self.start <= 1.0:
+            raise UserError(f"start must be above 0 and at most 1, got {self.start}")
 
 
 @dataclass(frozen=True)
 class SegmentSignals:
-    """Motion signals of one segment: masked driving latents (F, C, H, W), region masks (F, 3, H, W) at latent size."""
+    """Signals of one segment, None where the adapter does not want them.
 
-    driving: Tensor
+    masks (F, 3, H, W) of the regions at latent size; driving (F, C, H, W) latents of the masked driver; driving_pixels
+    (F, 4, 8 H, 8 W) masked driver and mask in 0..1; posed_pixels likewise, the posed source and what of it is known;
+    posed (F, C, H, W) its latents.
+    """
+
     masks: Tensor
+    driving: Tensor | None = None
+    driving_pixels: Tensor | None = None
+    posed_pixels: Tensor | None = None
+    posed: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def generate(
         on_step: called with (segment, steps done, predicted clean latents); it may raise to stop.
     Yields: results in order. The same seed and prefix of the video give the same first segments.
     """
-    sigmas = sigma_schedule(cfg.steps, cfg.shift)
+    sigmas = cfg.start * sigma_schedule(cfg.steps, cfg.shift)
     solve = solver_by_name(cfg.solver)
     source = source_CHW[None].to(device, dtype)
     shape = (denoiser.adapter.config.base.channels, *source_CHW.shape[1:])
@@ -99,8 +110,9 @@ def generate(
             source_streams = streams.branch("s")
             velocity = FusedVelocity(denoiser, streams, signals.masks.to(device), past is not None, cfg, dtype)
             noise = frame_noise(range(segment.start, segment.stop), shape, cfg.seed).to(device)
+            begin = noisy_start(noise, signals.posed, cfg.start)
             step = (lambda i, x0, s=segment: on_step(s, i, x0)) if on_step is not None else None
-            latents = solve(velocity, noise, sigmas, step)
+            latents = solve(velocity, begin, sigmas, step)
         kept = latents if tail is None else torch.cat([tail, latents])
         tail = kept[-max(s.num_history for s in plan) :] if any(s.num_history for s in plan) else None
         yield SegmentResult(segment, latents, velocity.branches)
@@ -121,13 +133,43 @@ def segment_conditions(
         token_mask(signals.masks, patch), adapter.config.token_multiple, signals.masks.shape[-1] // patch
     )
     strength = driving_map(signals.masks, fusion)
+    check_signals(adapter.config, signals)
+
+    def batch(t: Tensor | None) -> Tensor | None:
+        return t if t is None else t[None].to(device, dtype)
+
     return Conditions(
         source=source_1CHW,
-        driving=signals.driving[None].to(device, dtype),
+        driving=batch(signals.driving),
+        driving_pixels=batch(signals.driving_pixels),
+        posed_pixels=batch(signals.posed_pixels),
+        posed=batch(signals.posed),
         driving_index=index[None].to(device),
         driving_strength=token_map(strength[:, 0], patch)[None].to(device) if strength is not None else None,
         history=history_HCHW[None].to(device, dtype) if history_HCHW is not None else None,
     )
+
+
+def check_signals(config: AdapterConfig, signals: SegmentSignals) -> None:
+    """Raise `UserError` if the adapter needs a signal that is not there. Without a posed source it still works."""
+    if config.uses_driving_latents and signals.driving is None:
+        raise UserError("this adapter takes the masked driver as latents, and they are missing: encode the driver")
+    if config.uses_aligned and config.aligned == "pixels" and signals.driving_pixels is None:
+        raise UserError("this adapter takes the masked driver as pixels, and they are missing: encode the signals anew")
+    if config.copy_gate and (signals.posed_pixels is None) != (signals.posed is None):
+        raise UserError("the posed source needs its pixels and its latents: give both, or neither")
+
+
+def noisy_start(noise: Tensor, posed: Tensor | None, start: float) -> Tensor:
+    """Where sampling begins at noise level `start`: pure noise at 1, else the posed source's latents with noise.
+
+    Raises `UserError` below 1 without a posed source.
+    """
+    if start == 1.0:
+        return noise
+    if posed is None:
+        raise UserError(f"start {start} begins from the posed source, and there is none: use start 1")
+    return (1 - start) * posed.to(noise) + start * noise
 
 
 def _history(tail: Tensor | None, segment: Segment, cfg: SamplingConfig) -> Tensor | None:

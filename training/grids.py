@@ -50,7 +50,7 @@ class SampleGrid:
         batch = self.clips.fixed(self.count, self.clips.num_frames, 0).to(device)
         rows, errors, films = [], [], []
         for i in range(self.count):
-            signals = SegmentSignals(batch.driving[i], batch.regions[i])
+            signals = SegmentSignals(batch.regions[i], batch.driving[i])
             result = sample_clip(denoiser, batch.source[i], signals, stage, self.sampling)
             with torch.no_grad():
                 target, driver, made, source = (
@@ -78,7 +78,7 @@ def sample_clip(
 
     def signals_of(segment: Segment) -> SegmentSignals:
         part = slice(segment.start, segment.stop)
-        return SegmentSignals(signals.driving[part], signals.masks[part])
+        return SegmentSignals(signals.masks[part], signals.driving[part])
 
     results = generate(denoiser, source, signals_of, plan, sampling, device=source.device)
     return torch.cat([r.latents for r in results])

@@ -104,7 +104,7 @@ class SVDPGuider(comfy.samplers.CFGGuider):
 
     def _conditions(self) -> Any:
         scaled = self.model_patcher.model.process_latent_in
-        signals = SegmentSignals(scaled(self.signals.driving), self.signals.masks)
+        signals = SegmentSignals(self.signals.masks, scaled(self.signals.driving))
         past = scaled(self.history) if self.history is not None else None
         adapter = adapter_of(self.model_patcher)
         return segment_conditions(

@@ -31,7 +31,7 @@ def through_diffusers(base, adapter, signals, segments, fusion, steps, shift, hi
     results = generate(
         denoiser,
         scaled(signals.source)[0],
-        lambda s: SegmentSignals(scaled(signals.driving[s.start : s.stop]), signals.masks[s.start : s.stop]),
+        lambda s: SegmentSignals(signals.masks[s.start : s.stop], scaled(signals.driving[s.start : s.stop])),
         plan_segments(signals.num_frames, segments),
         SamplingConfig(steps=steps, shift=shift, seed=SEED, fusion=fusion, history_noise=history_noise),
     )

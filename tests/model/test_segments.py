@@ -22,7 +22,7 @@ def signals_of(segment: Segment) -> SegmentSignals:
     masks = torch.zeros(len(frames), 3, SIDE, SIDE)
     for i, f in enumerate(frames):
         masks[i, 0, f % SIDE, :4] = 1
-    return SegmentSignals(frame_noise(frames, SHAPE, 77), masks)
+    return SegmentSignals(masks, frame_noise(frames, SHAPE, 77))
 
 
 def animate(num_frames: int, denoiser=None, **settings) -> list:

@@ -1,0 +1,107 @@
+"""A portrait on the bundled 3D head, posed over a driver's face: the draft, and the model's posed source.
+
+The head is drawn in the square that the crop rule cuts out of the driver's frames, so that posed source, masked driver
+and result lie in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from ..errors import NoFaceError
+from ..signals.track import FaceTrack
+from .drive import fit_driver, fit_face
+from .landmarks import load_bundled
+from .place import place, transfer
+from .scene import (
+    SUPERSAMPLING,
+    Actor,
+    Portrait,
+    Studio,
+    base_affine,
+    draw_known,
+    make_portrait,
+    move_head,
+    restore_portrait,
+)
+from .solve import FaceBasis, face_basis
+from .texture import anatomy
+
+MOST_TURNED = 45.0  # degrees: a photo shows too little of a head turned further
+AT_ONCE = 16  # frames whose vertices are in memory together
+
+
+@dataclass(frozen=True)
+class PosedFrame:
+    """One frame: picture (size, size, 3) uint8; known (size, size) uint8, 255 where it is what the photo shows."""
+
+    picture: np.ndarray
+    known: np.ndarray
+
+
+@lru_cache(maxsize=4)
+def open_studio(size: int, crop_scale: float) -> tuple[Studio, FaceBasis]:
+    """The bundled head, ready to be drawn in squares of `size` pixels."""
+    model, table = load_bundled()
+    return Studio(model, table, anatomy(model, table), size, crop_scale), face_basis(model, table)
+
+
+class PosedPortrait:
+    """A portrait that any driver can pose.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        face: the portrait's face, one frame.
+        size, crop_scale: side of the squares in pixels, and how much wider than the face they are.
+
+    Raises NoFaceError if the portrait shows too much of a profile.
+    """
+
+    def __init__(self, picture: np.ndarray, face: FaceTrack, size: int, crop_scale: float) -> None:
+        yaw = float(face.euler[0, 0])
+        if abs(yaw) > MOST_TURNED:
+            raise NoFaceError(
+                f"the portrait is turned by {abs(yaw):.0f} degrees, and at most {MOST_TURNED:.0f} work: "
+                "use a picture in which both eyes are seen"
+            )
+        self.studio, self.basis = open_studio(size, crop_scale)
+        first = make_portrait(self.studio, "portrait", picture, face)
+        fit = fit_face(self.basis, first.landmarks, face.blendshapes[0])
+        portrait: Portrait = restore_portrait(self.studio, "portrait", first.canvas, first.landmarks, fit)
+        self.actor = Actor(portrait, portrait, portrait.skin, self.studio.model.person(fit.identity))
+
+    def pose(
+        self,
+        landmarks: np.ndarray,
+        blendshapes: np.ndarray,
+        mode: Literal["absolute", "relative"] = "absolute",
+        reference: int = 0,
+    ) -> Iterator[PosedFrame]:
+        """The portrait's head over a driver's face, frame by frame.
+
+        Args:
+            landmarks: (T, 478, 3) of the driver, pixels of its square.
+            blendshapes: (T, 52) as in FaceTrack.
+            mode, reference: the driver's own motion, or its change since a frame, as in `heads.place.transfer`.
+        """
+        driver = fit_driver(self.basis, landmarks.astype(np.float32), blendshapes)
+        fit, affine = self.actor.place.fit, base_affine(self.studio)
+        expression, angles = transfer(self.basis, driver, fit, mode, reference)
+        marks = landmarks * SUPERSAMPLING
+        motion = place(self.basis, fit, expression, angles, marks, affine, self.studio.fine)
+        for start in range(0, len(motion), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            some = replace(
+                motion, expression=motion.expression[part], angles=motion.angles[part], shift=motion.shift[part],
+                zoom=motion.zoom[part],
+            )  # fmt: skip
+            for points in move_head(self.studio, self.actor, some):
+                picture, known = draw_known(self.studio, self.actor, points, affine)
+                yield PosedFrame(
+                    picture.round().clip(0, 255).astype(np.uint8), (255 * known).round().clip(0, 255).astype(np.uint8)
+                )
