@@ -1,4 +1,4 @@
-"""The numeric loops of the head renderer, compiled by numba: z-buffer, shading, normals, colour filling, warp fields.
+"""The numeric loops of the head renderer, compiled by numba: z-buffer, shading, normals, colour filling.
 
 Screen coordinates: x right, y down in pixels with pixel centres at .5; depth z grows towards the viewer. A triangle is
 seen from the front when it runs counter-clockwise as one sees it; back faces are skipped.
@@ -193,67 +193,3 @@ def interpolate(index, weights, triangles, values):
                 a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
                 out[y, x] = (1 - w1 - w2) * values[a] + w1 * values[b] + w2 * values[c]
     return out
-
-
-@njit(cache=True, nogil=True)
-def _splat(start, end, weights, cells, spacing):
-    """(cells, cells, 3): weighted sums of the displacements near each node, and of the weights."""
-    total = np.zeros((cells, cells, 3), np.float32)
-    for v in range(end.shape[0]):
-        if weights[v] <= 0:
-            continue
-        gx, gy = end[v, 0] / spacing, end[v, 1] / spacing
-        j, i = int(np.floor(gx)), int(np.floor(gy))
-        if i < 0 or j < 0 or i >= cells - 1 or j >= cells - 1:
-            continue
-        fx, fy = gx - j, gy - i
-        for di in range(2):
-            for dj in range(2):
-                w = weights[v] * (fy if di else 1 - fy) * (fx if dj else 1 - fx)
-                total[i + di, j + dj, 0] += w * (start[v, 0] - end[v, 0])
-                total[i + di, j + dj, 1] += w * (start[v, 1] - end[v, 1])
-                total[i + di, j + dj, 2] += w
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _relax(field, known, screening, rounds):
-    """Gauss-Seidel rounds on the nodes that are not known; the last two smooth the known ones too."""
-    cells = field.shape[0]
-    for n in range(rounds):
-        for i in range(1, cells - 1):
-            for j in range(1, cells - 1):
-                if known[i, j] > 0 and n < rounds - 2:  # the last two rounds smooth the whole field a little
-                    continue
-                for k in range(2):
-                    mean = field[i - 1, j, k] + field[i + 1, j, k] + field[i, j - 1, k] + field[i, j + 1, k]
-                    mean = 0.25 * mean / (1 + screening[i, j])
-                    if known[i, j] > 0:
-                        mean = 0.5 * (mean + field[i, j, k])
-                    field[i, j, k] += (1.0 if known[i, j] > 0 else 1.6) * (mean - field[i, j, k])
-
-
-@njit(cache=True, nogil=True)
-def displacement_field(start, end, weights, cells, spacing, screening, rounds):
-    """Smooth field of (start - end) known at the points `end`, harmonic elsewhere, zero on the grid's border.
-
-    Splats the displacements on a coarse grid and relaxes the empty nodes (Gauss-Seidel on (lap - screening) d = 0).
-
-    Args:
-        start, end: (V, 2) pixels; weights (V,): trust, 0 leaves a vertex out.
-        cells: nodes a side; spacing: pixels between nodes; screening (cells, cells): how fast the field fades.
-
-    Returns:
-        (cells, cells, 2) float32, at nodes (i * spacing, j * spacing).
-    """
-    total = _splat(start, end, weights, cells, spacing)
-    field = np.zeros((cells, cells, 2), np.float32)
-    known = np.zeros((cells, cells), np.float32)
-    for i in range(1, cells - 1):
-        for j in range(1, cells - 1):
-            if total[i, j, 2] > 0.2:
-                known[i, j] = 1
-                field[i, j, 0] = total[i, j, 0] / total[i, j, 2]
-                field[i, j, 1] = total[i, j, 1] / total[i, j, 2]
-    _relax(field, known, screening, rounds)
-    return field

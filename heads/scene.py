@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
 
 from ..signals.crops import CropConfig, plan_crop, resample
 from ..signals.track import FaceTrack
@@ -18,8 +19,9 @@ from .fit import FLIP, Camera, HeadFit, align, fit_head, rotation_matrix
 from .landmarks import LIPS, LandmarkTable
 from .model import HeadModel
 from .motion import Motion
-from .raster import displacement_field, interpolate, rasterise, shade, vertex_normals
+from .raster import interpolate, rasterise, shade, vertex_normals
 from .texture import EYE_OUTLINES, LEFT_EYE, MOUTH_REGION, RIGHT_EYE, Anatomy, Skin, take_skin
+from .warp import displacement_field
 
 SUPERSAMPLING = 2
 MARGIN = 0.25
@@ -34,7 +36,8 @@ WATCHED = {  # landmarks of a region, and how far they change in centimetres: no
 }
 TURN_KEPT = (10.0, 25.0)  # degrees by which the head may turn before eyes and mouth no longer look as in the photo
 STRETCH_KEPT = (0.4, 1.0)  # log of the warp's local stretch: still the photo, no longer
-FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp
+FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp, or more, so that there are at most
+MOST_NODES = 96  # steps a side
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class Studio:
     def canvas_size(self) -> int:
         """Side of a canvas."""
         return int(self.fine * (1 + 2 * MARGIN))
+
+    @property
+    def field_steps(self) -> int:
+        """How many times the warp's spacing goes into the canvas: a multiple of 16."""
+        return min(MOST_NODES, max(16, round(self.canvas_size / FIELD_SPACING / 16) * 16))
 
 
 def canvas_affine(affine: np.ndarray, size: int) -> np.ndarray:
@@ -249,23 +257,23 @@ def warp_photo(
 
     With it (fine, fine): how far it is still the photo, 1 where nothing is stretched, squeezed or folded much.
     """
-    cells = int(studio.canvas_size / FIELD_SPACING) + 1
+    spacing = studio.canvas_size / studio.field_steps
     facing = np.clip((normals[:, 2] - 0.1) / 0.3, 0, 1)
     known = studio.model.num_vertices
     trust = np.ones(len(points), np.float32)
     trust[:known] = place.skin.trust * facing[:known] * studio.parts.anchors
-    field = displacement_field(
-        place.points[:, :2].copy(), points[:, :2].copy(), trust, cells, FIELD_SPACING,
-        _screening(cells, place), 60,
-    )  # fmt: skip
+    start, end = (torch.from_numpy(np.ascontiguousarray(p[:, :2])) for p in (place.points, points))
+    screening = torch.from_numpy(_screening(studio.field_steps + 1, spacing, place))
+    field = displacement_field(start, end, torch.from_numpy(trust), spacing, screening).permute(1, 2, 0).numpy()
+    field = np.ascontiguousarray(field)
     fine = studio.fine
     pixel = np.arange(fine, dtype=np.float32) + 0.5
     x = (pixel - affine[0, 2]) / affine[0, 0]
     y = (pixel - affine[1, 2]) / affine[1, 1]
     grid_x, grid_y = np.meshgrid(x, y)
-    at = [(g / FIELD_SPACING).astype(np.float32) for g in (grid_x, grid_y)]
+    at = [(g / spacing).astype(np.float32) for g in (grid_x, grid_y)]
     moved = cv2.remap(field, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    kept = cv2.remap(_unstretched(field), at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    kept = cv2.remap(_unstretched(field, spacing), at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     map_x, map_y = grid_x + moved[..., 0] - 0.5, grid_y + moved[..., 1] - 0.5
     warped = cv2.remap(
         place.canvas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR,
@@ -274,9 +282,9 @@ def warp_photo(
     return warped, kept
 
 
-def _unstretched(field: np.ndarray) -> np.ndarray:
+def _unstretched(field: np.ndarray, spacing: float) -> np.ndarray:
     """(cells, cells) float32: 1 where the warp x -> x + field keeps lengths, 0 where it stretches or folds them."""
-    (a, b), (c, d) = (np.gradient(field[..., k], FIELD_SPACING)[::-1] for k in (0, 1))
+    (a, b), (c, d) = (np.gradient(field[..., k], spacing)[::-1] for k in (0, 1))
     a, d = 1 + a, 1 + d
     mean, spread = np.hypot(a + d, c - b) / 2, np.hypot(a - d, b + c) / 2
     shortest = np.where(a * d > b * c, mean - spread, 0)  # singular values of the Jacobian: mean +- spread
@@ -284,9 +292,9 @@ def _unstretched(field: np.ndarray) -> np.ndarray:
     return _fall(STRETCH_KEPT, stretch).astype(np.float32)
 
 
-def _screening(cells: int, place: Portrait) -> np.ndarray:
+def _screening(cells: int, spacing: float, place: Portrait) -> np.ndarray:
     """How fast the warp fades: slowly around the head, quickly below the chin, where shoulders stay."""
-    chin = float(place.landmarks[152, 1]) / FIELD_SPACING
+    chin = float(place.landmarks[152, 1]) / spacing
     rows = np.arange(cells, dtype=np.float32)
     fade = 0.001 + 0.006 * np.clip((rows - chin) / 6, 0, 1)
     return np.repeat(fade[:, None], cells, 1).astype(np.float32)

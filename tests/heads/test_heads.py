@@ -13,7 +13,7 @@ from svdp.heads.fit import FLIP, Camera, align, fit_head, rotation_matrix
 from svdp.heads.landmarks import NUM_FACE, load_table
 from svdp.heads.model import load_head_model
 from svdp.heads.motion import Motion, invent, limit_angles, smooth_curve
-from svdp.heads.raster import displacement_field, fill_colours, rasterise, vertex_normals
+from svdp.heads.raster import fill_colours, rasterise, vertex_normals
 from svdp.signals.track import FaceTrack
 from svdp.training.rendered_pairs import laid_over
 
@@ -68,19 +68,6 @@ def test_colours_spread_from_trusted_vertices():
     colours = np.array([[10, 0, 0], [99, 99, 99], [30, 0, 0]], np.float32)
     filled = fill_colours(colours, np.array([1, 0, 1], np.float32), edges, 3)
     np.testing.assert_allclose(filled, [[10, 0, 0], [20, 0, 0], [30, 0, 0]])
-
-
-def test_warp_field_carries_a_shift_and_rests_at_the_border():
-    x, y = np.meshgrid(np.arange(60, 100, 2.0), np.arange(60, 100, 2.0))
-    end = np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
-    start = end + np.array([6, -4], np.float32)
-    still = np.zeros((21, 21), np.float32)
-    field = displacement_field(start, end, np.ones(len(end), np.float32), 21, 8.0, still, 80)
-    np.testing.assert_allclose(field[10, 10], [6, -4], atol=0.02)
-    border = np.concatenate([field[0], field[-1], field[:, 0], field[:, -1]])
-    assert not border.any()
-    run = field[10, 12:, 0]  # from the patch to the border
-    assert (np.diff(run) <= 1e-4).all() and 0 < run[4] < 6
 
 
 @pytest.mark.parametrize("angles", [(30, 0, 0), (0, -15, 0), (0, 0, 20), (-25, 10, -8)])

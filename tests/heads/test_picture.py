@@ -133,4 +133,4 @@ def test_stretch_and_folds_of_the_warp_are_not_known():
         ((still, 2.0 * y), 0),  # a third as high
         ((-1.5 * x, still), 0),  # folded
     ):
-        np.testing.assert_allclose(scene._unstretched(np.stack(field, 2))[inner], expected, atol=0.01)
+        np.testing.assert_allclose(scene._unstretched(np.stack(field, 2), spacing)[inner], expected, atol=0.01)
