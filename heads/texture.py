@@ -146,15 +146,25 @@ class Skin:
     palette: np.ndarray  # (3, 3) sclera, iris, pupil
 
 
-def take_skin(model: HeadModel, parts: Anatomy, screen: np.ndarray, photo: np.ndarray, landmarks: np.ndarray) -> Skin:
+def take_skin(
+    model: HeadModel,
+    parts: Anatomy,
+    screen: np.ndarray,
+    photo: np.ndarray,
+    landmarks: np.ndarray,
+    frame: np.ndarray | None = None,
+) -> Skin:
     """Read the photo (h, w, 3) float32 at the fitted vertices `screen` (V, 3) pixels; fill what it does not show.
 
     Args:
         landmarks: (478, 2 or 3) detected in the photo: eyes and the open mouth are cut out of the skin.
+        frame: (4,) left, top, right, bottom of what the photo really shows; None: all of it.
     """
     trust = _facing(model, screen, photo.shape[:2])
     height, width = photo.shape[:2]
-    inside = (screen[:, 0] > 1) & (screen[:, 0] < width - 1) & (screen[:, 1] > 1) & (screen[:, 1] < height - 1)
+    left, top, right, bottom = (0, 0, width, height) if frame is None else frame
+    low, high = np.maximum((left, top), 0) + 1, np.minimum((right, bottom), (width, height)) - 1
+    inside = ((screen[:, :2] > low) & (screen[:, :2] < high)).all(1)
     holes = np.zeros((height, width), np.uint8)
     for outline in (*EYE_OUTLINES, INNER_LIPS):
         cv2.fillPoly(holes, [np.round(landmarks[outline, :2] - 0.5).astype(np.int32)], 255)

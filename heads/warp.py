@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .shading import sample
+
 LEAST_WEIGHT = 0.2  # of the points about a node, from which on the node is known
 SHARE_KNOWN = 0.3  # of the fine nodes about a coarse one, from which on the coarse one is known
-ROUNDS = 5
+ROUNDS = 4
 COARSEST = 8  # nodes a side below which a level is swept until it is solved
+STRETCH_KEPT = (0.4, 1.0)  # log of the warp's local stretch: still the photo, no longer
 SOFTENING = 2  # rounds that smooth the known nodes, too
 
 
@@ -35,6 +39,44 @@ def displacement_field(start: Tensor, end: Tensor, weights: Tensor, spacing: flo
     known = known & (inner_mask(len(screening), known.device) > 0)
     field = torch.where(known, total[:2] / total[2].clamp(min=LEAST_WEIGHT), 0.0)
     return soften(solve(field, known, screening), known, screening)
+
+
+def move_photo(
+    field: Tensor, spacing: float, soft: Tensor, frame: np.ndarray | None, affine: np.ndarray, size: int
+) -> Tensor:
+    """(size, size, 4): the photo moved by the field, and how far it is still the photo.
+
+    That is 1 where nothing is stretched, squeezed or folded much, and 0 beyond the photo's edge.
+
+    Args:
+        field, spacing: from `displacement_field`, on the canvas. soft: Portrait.soft; frame: Portrait.frame.
+        affine: (2, 3) canvas -> picture, a scale and a shift.
+    """
+    pixel = torch.arange(size, device=field.device) + 0.5
+    x, y = ((pixel - float(affine[k, 2])) / float(affine[k, k]) for k in (0, 1))
+    places = torch.stack(torch.meshgrid(x, y, indexing="xy"), 2)
+    values = torch.cat([field, unstretched(field, spacing)[None]]).permute(1, 2, 0)
+    moved = sample(values, places / spacing + 0.5)
+    origin = places + moved[:2].permute(1, 2, 0)
+    known = moved[2]
+    if frame is not None:
+        left, top, right, bottom = (float(edge) for edge in frame)
+        gap = torch.stack(
+            [origin[..., 0] - left, right - origin[..., 0], origin[..., 1] - top, bottom - origin[..., 1]]
+        )
+        known = known * (gap.amin(0) * float(affine[0, 0]) + 0.5).clamp(0, 1)
+    return torch.cat([sample(soft, origin - 0.5), known[None]]).permute(1, 2, 0)
+
+
+def unstretched(field: Tensor, spacing: float) -> Tensor:
+    """(N, N) float32: 1 where the warp x -> x + field (2, N, N) keeps lengths, 0 where it stretches or folds them."""
+    (c, a), (d, b) = (torch.gradient(part, spacing=spacing) for part in field)
+    a, b, c, d = a + 1, b, c, d + 1  # [[a, c], [b, d]] is the Jacobian
+    mean, spread = torch.hypot(a + d, b - c) / 2, torch.hypot(a - d, b + c) / 2
+    shortest = torch.where(a * d > b * c, mean - spread, 0.0)  # singular values of the Jacobian: mean +- spread
+    stretch = torch.maximum((mean + spread).log(), -shortest.clamp(min=1e-3).log())
+    share = ((STRETCH_KEPT[1] - stretch) / (STRETCH_KEPT[1] - STRETCH_KEPT[0])).clamp(0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def splat(values: Tensor, nodes: Tensor, weights: Tensor, count: int) -> Tensor:

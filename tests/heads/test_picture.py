@@ -5,10 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-pytest.importorskip("numba")
-
-from svdp.heads import scene
 from svdp.heads.motion import Motion
 from svdp.heads.scene import (
     Actor,
@@ -119,18 +115,3 @@ def test_turning_does_not_burn_the_skin(studio: Studio, actor: Actor):
     for angles in ((20, 0, 0), (-20, 0, 0), (0, -15, 0), (0, 15, 0)):
         picture = draw(studio, actor, pose(studio, actor, angles), base_affine(studio))
         assert (picture.mean(2) > 240).mean() < (at_rest.mean(2) > 240).mean() + 0.002
-
-
-def test_stretch_and_folds_of_the_warp_are_not_known():
-    spacing = scene.FIELD_SPACING
-    y, x = (grid.astype(np.float32) * spacing for grid in np.mgrid[:12, :12])
-    still = np.zeros_like(x)
-    inner = np.s_[1:-1, 1:-1]
-    for field, expected in (
-        ((still + 5, still - 3), 1),  # moved
-        ((-0.15 * y, 0.15 * x), 1),  # turned a little
-        ((-0.75 * x, still), 0),  # four times as wide
-        ((still, 2.0 * y), 0),  # a third as high
-        ((-1.5 * x, still), 0),  # folded
-    ):
-        np.testing.assert_allclose(scene._unstretched(np.stack(field, 2), spacing)[inner], expected, atol=0.01)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from svdp.heads.warp import SOFTENING, displacement_field, solve, splat
+from svdp.heads.warp import SOFTENING, displacement_field, solve, splat, unstretched
 
 SPACING = 8.0
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]
@@ -97,3 +97,17 @@ def test_warp_field_carries_a_shift_and_rests_at_the_border(device: str):
     assert not np.concatenate([field[:, 0], field[:, -1], field[:, :, 0], field[:, :, -1]]).any()
     run = field[0, 10, 12:]  # from the patch to the border
     assert (np.diff(run) <= 1e-4).all() and 0 < run[4] < 6
+
+
+def test_stretch_and_folds_are_not_known():
+    y, x = (grid.astype(np.float32) * SPACING for grid in np.mgrid[:12, :12])
+    still = np.zeros_like(x)
+    for field, expected in (
+        ((still + 5, still - 3), 1),  # moved
+        ((-0.15 * y, 0.15 * x), 1),  # turned a little
+        ((-0.75 * x, still), 0),  # four times as wide
+        ((still, 2.0 * y), 0),  # a third as high
+        ((-1.5 * x, still), 0),  # folded
+    ):
+        found = unstretched(torch.from_numpy(np.stack(field)), SPACING)
+        np.testing.assert_allclose(found[1:-1, 1:-1], expected, atol=0.01)
