@@ -18,12 +18,12 @@ from ..signals.crops import CropConfig, plan_crop, resample
 from ..signals.track import FaceTrack
 from .fit import FLIP, Camera, HeadFit, align, fit_head, rotation_matrix
 from .landmarks import LIPS, LandmarkTable
-from .light import eye_directions, fall, relight
+from .light import aim_eyes, eye_directions, fall, relight
 from .model import HeadModel
 from .motion import Motion
-from .raster import normals_of, vertex_normals, z_buffer
+from .raster import SKIN, normals_of, vertex_normals, z_buffer
 from .shading import Look, colour
-from .silhouettes import Mesh, make_mesh, smooth
+from .silhouettes import Mesh, make_mesh, smooth, soften
 from .texture import EYE_OUTLINES, LEFT_EYE, MOUTH_REGION, RIGHT_EYE, Anatomy, Skin, take_skin
 from .warp import displacement_field, move_photo
 
@@ -35,6 +35,8 @@ WATCHED = {  # landmarks of a region, and how far they change in centimetres: no
     LEFT_EYE: (np.array([*EYE_OUTLINES[1], *range(473, 478)]), (0.05, 0.15)),
     MOUTH_REGION: (LIPS, (0.08, 0.22)),
 }
+LIP_PAIRS = np.array([[82, 87], [13, 14], [312, 317]])  # upper and lower
+LIPS_OPEN = (0.0, 0.6)  # centimetres between the lips: too few for light to fall in, enough
 TURN_KEPT = (10.0, 25.0)  # degrees by which the head may turn before eyes and mouth no longer look as in the photo
 FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp, or more, so that there are at most
 MOST_NODES = 96  # steps a side
@@ -101,9 +103,8 @@ class Studio:
     @cached_property
     def meshes(self) -> tuple[Mesh, Mesh]:
         """The face without the back of the head, and the whole head."""
-        kinds = self.parts.shading
-        face = self.parts.face_triangles
-        return make_mesh(self.model.triangles[face], kinds[face]), make_mesh(self.model.triangles, kinds)
+        arrays = self.model.triangles, self.parts.shading, self.parts.looks
+        return make_mesh(*(array[self.parts.face_triangles] for array in arrays)), make_mesh(*arrays)
 
     @property
     def field_steps(self) -> int:
@@ -147,7 +148,8 @@ def restore_portrait(
     """The portrait of a known fit; `frame` is where the photo lies on the canvas, None where it fills it."""
     person = studio.model.person(fit.identity)
     points = fit.camera.project(with_shell(studio, studio.model.express(person, fit.expression[None]))[0])
-    skin = take_skin(studio.model, studio.parts, points[: studio.model.num_vertices], canvas, landmarks, frame)
+    aimed = aim_eyes(studio.model, studio.table, fit, landmarks)
+    skin = take_skin(studio.model, studio.parts, points[: studio.model.num_vertices], canvas, landmarks, frame, aimed)
     return Portrait(name, canvas, landmarks, fit, points, skin, vertex_normals(points, studio.model.triangles), frame)
 
 
@@ -214,21 +216,31 @@ def paint(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, 
     index, weights, depth = z_buffer(shown, mesh.triangles, size, size)
     now, then = head_camera(studio, points), head_camera(studio, face.points)
     same = unchanged(studio, face.points, then, points, now)[parts.region]
+    lit = mouth_light(studio, points, now)
+    dark = skin.colours[parts.throat].mean(0) if len(parts.throat) else np.zeros(3, np.float32)
+    colours, teeth = skin.colours.copy(), parts.mouth
+    colours[teeth] = dark + lit * (colours[teeth] - dark)
+    trust = skin.trust.copy()
+    trust[teeth] *= lit
+    photo_xy = skin.photo_xy + same[:, None] * (face.points[: len(same), :2] - skin.photo_xy)
     look = Look(
         photo=face.soft(device),
-        photo_xy=_on(device, face.points[: studio.model.num_vertices, :2] - 0.5),
-        trust=_on(device, skin.trust + same * (skin.still_trust - skin.trust)),
-        colours=_on(device, skin.colours),
+        photo_xy=_on(device, photo_xy - 0.5),
+        trust=_on(device, trust + same * (skin.still_trust - trust)),
+        colours=_on(device, colours),
         light=_on(device, relight(parts, now, then)),
         alpha=_on(device, np.ones_like(parts.opacity) if actor.backdrop is not None else parts.opacity),
         eye=_on(device, eye_directions(studio.model, parts.eye_angle, points)),
         palette=_on(device, skin.palette),
     )
     layer = colour(index, weights, mesh.triangles, mesh.shading, look)
+    inner = mesh.shading != SKIN  # the photo's own eyes and teeth, elsewhere, are not what the photo shows
+    sure = torch.where(inner, _on(device, same)[mesh.triangles[:, 0]], 1.0)
+    layer[..., 4] *= sure[index]
     behind = _surroundings(studio, actor, points, affine, device)
     front = torch.cat([layer[..., :3], layer[..., 4:]], 2)
     mixed = behind + layer[..., 3:4] * (front - behind)
-    return smooth(mixed, depth, shown, mesh, now.scale * float(affine[0, 0]))
+    return smooth(soften(mixed, index, mesh), depth, shown, mesh, now.scale * float(affine[0, 0]))
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:
@@ -252,6 +264,13 @@ def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.n
     start, screening = _on(device, place.points[:, :2]), _on(device, _screening(steps + 1, spacing, place))
     field = displacement_field(start, end[:, :2], trust, spacing, screening)
     return move_photo(field, spacing, place.soft(device), place.frame, affine, size)
+
+
+def mouth_light(studio: Studio, points: np.ndarray, view: Camera) -> float:
+    """How bright teeth and tongue are at points (V + K, 3), 0 to 1: little light falls between lips nearly closed."""
+    lips = studio.table.locate(points)[LIP_PAIRS]
+    gap = np.linalg.norm(lips[:, 0, :2] - lips[:, 1, :2], axis=1).max() / view.scale
+    return float(1 - fall(LIPS_OPEN, gap))
 
 
 def head_camera(studio: Studio, points: np.ndarray) -> Camera:

@@ -18,6 +18,7 @@ from .raster import expand
 
 BEHIND = float(NOTHING)
 
+SHARE = 0.2  # of a neighbour's colour, where two parts of the head touch
 BEYOND = 0.03  # centimetres by which what lies beyond a silhouette is further away at least
 BEFORE = 1.2  # centimetres by which what lies before a silhouette, and hides it, is nearer at least
 
@@ -28,6 +29,7 @@ class Mesh:
 
     triangles: Tensor  # (F, 3) int32
     shading: Tensor  # (F,) int32, as in HeadModel.shading
+    parts: Tensor  # (F,) int32: numbers of what looks different: skin, lids' edges, eyes, teeth ...
     edges: Tensor  # (E, 2) vertices, each edge once
     sides: Tensor  # (E, 2) triangles at an edge; F where there is no second one
     tips: Tensor  # (E, 2) these triangles' third vertices
@@ -37,8 +39,8 @@ class Mesh:
         return Mesh(*(getattr(self, name).to(device) for name in Mesh.__dataclass_fields__))
 
 
-def make_mesh(triangles: np.ndarray, shading: np.ndarray) -> Mesh:
-    """The Mesh of triangles (F, 3) with kinds of shading (F,); an edge with more than two triangles keeps two."""
+def make_mesh(triangles: np.ndarray, shading: np.ndarray, parts: np.ndarray) -> Mesh:
+    """The Mesh of triangles (F, 3), kinds of shading and parts (F,); an edge with over two triangles keeps two."""
     count = len(triangles)
     edges = np.sort(np.concatenate([triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))]), 1)
     tips, owner = triangles[:, [2, 0, 1]].T.reshape(-1), np.tile(np.arange(count), 3)
@@ -47,7 +49,7 @@ def make_mesh(triangles: np.ndarray, shading: np.ndarray) -> Mesh:
     last[inverse.reshape(-1)] = np.arange(len(edges))
     second = np.where(last == first, count, owner[last])
     arrays = unique, np.stack([owner[first], second], 1), np.stack([tips[first], tips[last]], 1)
-    kinds = np.ascontiguousarray(triangles, np.int32), np.ascontiguousarray(shading, np.int32)
+    kinds = [np.ascontiguousarray(a, np.int32) for a in (triangles, shading, parts)]
     return Mesh(*(torch.from_numpy(a) for a in kinds), *(torch.from_numpy(a.astype(np.int64)) for a in arrays))
 
 
@@ -76,6 +78,26 @@ def smooth(picture: Tensor, depth: Tensor, points: Tensor, mesh: Mesh, unit: flo
     total = torch.zeros_like(flat[:, 0]).index_add_(0, to, share)
     change = torch.zeros_like(flat).index_add_(0, to, share[:, None] * (flat[source] - flat[to]))
     return (flat + change / total.clamp(min=1)[:, None]).reshape(picture.shape)
+
+
+def soften(picture: Tensor, index: Tensor, mesh: Mesh) -> Tensor:
+    """The picture (H, W, C) with soft borders between parts, which touch without a silhouette.
+
+    A pixel takes SHARE of each neighbour of another part, less the more it is known (last channel): a photo is soft.
+
+    Args:
+        index: (H, W) from `raster.z_buffer`.
+    """
+    part = torch.where(index < 0, 0, mesh.parts[index])
+    change = torch.zeros_like(picture)
+    for here, there in (
+        ((slice(1, None),), (slice(None, -1),)),
+        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
+    ):
+        step = (part[here] != part[there])[..., None] * SHARE * (picture[there] - picture[here])
+        change[here] += step
+        change[there] -= step
+    return picture + (1 - picture[..., -1:]).clamp(0, 1) * change
 
 
 def _silhouettes(points: Tensor, mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:

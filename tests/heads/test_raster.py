@@ -158,7 +158,7 @@ def test_silhouettes_are_as_smooth_as_with_supersampling(device: str, turn: floa
     triangles = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
     covered = rasterise(points * [fine, fine, 1], triangles, fine * size, fine * size)[0] >= 0
     truth = covered.reshape(size, fine, size, fine).mean((1, 3))
-    mesh = make_mesh(triangles, np.zeros(2, np.int32)).to(torch.device(device))
+    mesh = make_mesh(triangles, *np.zeros((2, 2), np.int32)).to(torch.device(device))
     shown = torch.from_numpy(points).to(device)
     index, _, depth = z_buffer(shown, mesh.triangles, size, size)
     hard = (index >= 0).float()[..., None]
@@ -174,7 +174,7 @@ def test_silhouettes_behind_something_stay_out_of_the_picture():
         np.float32
     )
     triangles = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]], np.int32)
-    mesh = make_mesh(triangles, np.zeros(4, np.int32))
+    mesh = make_mesh(triangles, *np.zeros((2, 4), np.int32))
     index, _, depth = z_buffer(torch.from_numpy(points), mesh.triangles, 20, 20)
     picture = torch.tensor([0.0, 100, 100, 200, 200])[index.long() + 1][..., None]
     found = smooth(picture, depth, torch.from_numpy(points), mesh, 1.0)
@@ -184,7 +184,7 @@ def test_silhouettes_behind_something_stay_out_of_the_picture():
 
 
 def test_an_edge_knows_its_triangles():
-    mesh = make_mesh(np.array([[0, 1, 2], [2, 1, 3]]), np.zeros(2))
+    mesh = make_mesh(np.array([[0, 1, 2], [2, 1, 3]]), *np.zeros((2, 2), np.int32))
     shared = (mesh.edges == torch.tensor([1, 2])).all(1).nonzero().item()
     assert sorted(mesh.sides[shared].tolist()) == [0, 1] and sorted(mesh.tips[shared].tolist()) == [0, 3]
     assert (mesh.sides[:, 1] == 2).sum() == 4  # the others have one triangle
