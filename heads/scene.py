@@ -22,13 +22,15 @@ from .light import aim_eyes, eye_directions, fall, relight
 from .model import HeadModel
 from .motion import Motion
 from .raster import SKIN, normals_of, vertex_normals, z_buffer
-from .shading import Look, colour
+from .shading import Look, colour, sample
 from .silhouettes import Mesh, make_mesh, smooth, soften
 from .texture import EYE_OUTLINES, LEFT_EYE, MOUTH_REGION, RIGHT_EYE, Anatomy, Skin, take_skin
-from .warp import displacement_field, move_photo
+from .warp import displacement_field, fill, move_photo
 
 SUPERSAMPLING = 2
 MARGIN = 0.25
+FACE_INNER = 0.25  # opacity from which on skin cannot be seen beside the drawn face
+MASK_STEP = 4  # canvas pixels a pixel of the face's mask
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
 WATCHED = {  # landmarks of a region, and how far they change in centimetres: not to speak of, too far
     RIGHT_EYE: (np.array([*EYE_OUTLINES[0], *range(468, 473)]), (0.05, 0.15)),
@@ -105,6 +107,16 @@ class Studio:
         """The face without the back of the head, and the whole head."""
         arrays = self.model.triangles, self.parts.shading, self.parts.looks
         return make_mesh(*(array[self.parts.face_triangles] for array in arrays)), make_mesh(*arrays)
+
+    def face_mask(self, portrait: Portrait) -> Tensor:
+        """(n, n, 1) float32: the face within its outline, on the portrait's canvas at one MASK_STEP-th of its size."""
+        if "mask" not in portrait._kept:
+            mesh, count = self.meshes[0], self.canvas_size // MASK_STEP
+            points = torch.from_numpy((portrait.points / MASK_STEP).astype(np.float32))
+            index, _, _ = z_buffer(points, mesh.triangles, count, count)
+            inner = torch.from_numpy(self.parts.opacity)[mesh.triangles.long()].mean(1) > FACE_INNER
+            portrait._kept["mask"] = (inner[index] & (index >= 0)).float()[..., None]
+        return portrait._kept["mask"]
 
     @property
     def field_steps(self) -> int:
@@ -237,7 +249,7 @@ def paint(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, 
     inner = mesh.shading != SKIN  # the photo's own eyes and teeth, elsewhere, are not what the photo shows
     sure = torch.where(inner, _on(device, same)[mesh.triangles[:, 0]], 1.0)
     layer[..., 4] *= sure[index]
-    behind = _surroundings(studio, actor, points, affine, device)
+    behind = _surroundings(studio, actor, points, affine, layer[..., 3])
     front = torch.cat([layer[..., :3], layer[..., 4:]], 2)
     mixed = behind + layer[..., 3:4] * (front - behind)
     return smooth(soften(mixed, index, mesh), depth, shown, mesh, now.scale * float(affine[0, 0]))
@@ -247,8 +259,13 @@ def _on(device: torch.device, array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
 
 
-def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: torch.device) -> Tensor:
-    """(size, size, 4): what is behind the face, the backdrop or the warped photo, and how far it is known."""
+def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, alpha: Tensor) -> Tensor:
+    """(size, size, 4): what is behind the face, the backdrop or the warped photo, and how far it is known.
+
+    Where the warp would show the photo's face a second time, beside the drawn one with opacity `alpha` (size, size),
+    the surroundings are spread over it.
+    """
+    device = alpha.device
     size, place = studio.size, actor.place
     if actor.backdrop is not None:
         return torch.cat(
@@ -263,7 +280,13 @@ def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.n
     spacing = studio.canvas_size / steps
     start, screening = _on(device, place.points[:, :2]), _on(device, _screening(steps + 1, spacing, place))
     field = displacement_field(start, end[:, :2], trust, spacing, screening)
-    return move_photo(field, spacing, place.soft(device), place.frame, affine, size)
+    moved, origin = move_photo(field, spacing, place.soft(device), place.frame, affine, size)
+    again = sample(studio.face_mask(place).to(device), origin / MASK_STEP)[0]
+    hole = ((again - 0.3) / 0.4).clamp(0, 1) * (1 - 8 * alpha).clamp(0, 1)
+    if not (hole > 0).any():
+        return moved
+    moved[..., 3] *= 1 - hole
+    return fill(moved, hole, ((again < 0.02) & (alpha < 0.05)).float())
 
 
 def mouth_light(studio: Studio, points: np.ndarray, view: Camera) -> float:

@@ -122,10 +122,10 @@ def eye_angles(model: HeadModel) -> np.ndarray:
 
 
 def _hair_shell() -> np.ndarray:
-    """(K, 3) points on three half ellipses around the head, from jaw to jaw over the top, at the depth of the ears."""
+    """(K, 3) points on three half ellipses around the head, from jaw to jaw over the top, a little before the ears."""
     turn = np.radians(np.arange(-25, 206, 3.0))
     forward = 4.0 * np.clip(np.sin(turn), 0, 1) ** 2  # the hair over the forehead lies further in front
-    rings = [(1.0, -0.5), (1.15, -1.0), (1.35, -1.5)]  # size, depth
+    rings = [(1.0, 1.0), (1.15, 1.0), (1.35, 1.0)]  # size, depth
     points = [np.stack([9.6 * r * np.cos(turn), 1.5 + 13.0 * r * np.sin(turn), z + forward], 1) for r, z in rings]
     return np.concatenate(points).astype(np.float32)
 

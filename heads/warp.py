@@ -21,6 +21,7 @@ SHARE_KNOWN = 0.3  # of the fine nodes about a coarse one, from which on the coa
 ROUNDS = 4
 COARSEST = 8  # nodes a side below which a level is swept until it is solved
 STRETCH_KEPT = (0.4, 1.0)  # log of the warp's local stretch: still the photo, no longer
+ENOUGH = 4.0  # a quarter of a coarse pixel must be there for it to count whole
 SOFTENING = 2  # rounds that smooth the known nodes, too
 
 
@@ -43,10 +44,10 @@ def displacement_field(start: Tensor, end: Tensor, weights: Tensor, spacing: flo
 
 def move_photo(
     field: Tensor, spacing: float, soft: Tensor, frame: np.ndarray | None, affine: np.ndarray, size: int
-) -> Tensor:
-    """(size, size, 4): the photo moved by the field, and how far it is still the photo.
+) -> tuple[Tensor, Tensor]:
+    """(size, size, 4): the photo moved by the field, and how far it is still the photo; (size, size, 2): from where.
 
-    That is 1 where nothing is stretched, squeezed or folded much, and 0 beyond the photo's edge.
+    It is the photo, 1, where nothing is stretched, squeezed or folded much, and not, 0, beyond the photo's edge.
 
     Args:
         field, spacing: from `displacement_field`, on the canvas. soft: Portrait.soft; frame: Portrait.frame.
@@ -65,7 +66,22 @@ def move_photo(
             [origin[..., 0] - left, right - origin[..., 0], origin[..., 1] - top, bottom - origin[..., 1]]
         )
         known = known * (gap.amin(0) * float(affine[0, 0]) + 0.5).clamp(0, 1)
-    return torch.cat([sample(soft, origin - 0.5), known[None]]).permute(1, 2, 0)
+    return torch.cat([sample(soft, origin - 0.5), known[None]]).permute(1, 2, 0), origin
+
+
+def fill(picture: Tensor, hole: Tensor, source: Tensor) -> Tensor:
+    """The picture (H, W, C) with its hole (H, W) in 0..1 filled smoothly from where `source` (H, W) is 1."""
+    weights = [source[None, None]]
+    sums = [picture.permute(2, 0, 1)[None] * source]
+    while min(sums[-1].shape[2:]) > 1:
+        weights.append(F.avg_pool2d(weights[-1], 2, ceil_mode=True))
+        sums.append(F.avg_pool2d(sums[-1], 2, ceil_mode=True))
+    filled = sums[-1] / weights[-1].clamp(min=1e-6)
+    for total, weight in zip(sums[-2::-1], weights[-2::-1], strict=True):
+        coarse = F.interpolate(filled, size=total.shape[2:], mode="bilinear", align_corners=False)
+        share = (weight * ENOUGH).clamp(max=1)
+        filled = coarse + share * (total / weight.clamp(min=1e-6) - coarse)
+    return picture + hole[..., None] * (filled[0].permute(1, 2, 0) - picture)
 
 
 def unstretched(field: Tensor, spacing: float) -> Tensor:

@@ -1,10 +1,12 @@
 """The picture of the posed head: the photo where nothing moves, no burnt skin, and a mask of what the photo showed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from svdp.heads import loops
 from svdp.heads.motion import Motion
 from svdp.heads.scene import (
     Actor,
@@ -115,3 +117,39 @@ def test_turning_does_not_burn_the_skin(studio: Studio, actor: Actor):
     for angles in ((20, 0, 0), (-20, 0, 0), (0, -15, 0), (0, 15, 0)):
         picture = draw(studio, actor, pose(studio, actor, angles), base_affine(studio))
         assert (picture.mean(2) > 240).mean() < (at_rest.mean(2) > 240).mean() + 0.002
+
+
+@pytest.mark.shared
+def test_eyes_that_look_elsewhere_keep_their_irises(studio: Studio, actor: Actor):
+    """Where a turned eye's iris lies it is as dark as the photo's own."""
+    own, turned = (pose(studio, actor, **look) for look in ({}, {"eyeLookOut_L": 0.5, "eyeLookIn_R": 0.5}))
+    levels = []
+    for points, places in ((own, actor.place.landmarks), (turned, studio.table.locate(turned))):
+        picture = draw(studio, actor, points, base_affine(studio))
+        x, y = ((places[473, k] + base_affine(studio)[k, 2]) / 2 for k in (0, 1))
+        levels.append(picture[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2].mean())
+    assert abs(levels[1] - levels[0]) < 25
+
+
+@pytest.mark.shared
+def test_beyond_the_photo_nothing_is_known(studio: Studio, assets_dir: Path):
+    photo = load_image(assets_dir / "examples" / "source.jpg")
+    track = detect_face(photo)
+    left = int(track.landmarks[0, :, 0].min()) - 4  # the crop reaches further left than the photo now does
+    moved = track.landmarks - np.array([left, 0, 0], np.float32)
+    cut = make_portrait(studio, "cut", photo[:, left:], replace(track, landmarks=moved))
+    actor = Actor(cut, cut, cut.skin, studio.model.person(cut.fit.identity))
+    _, known = draw_known(studio, actor, pose(studio, actor), base_affine(studio))
+    edge = (cut.frame[0] - base_affine(studio)[0, 2] * -1) / 2
+    assert edge > 5
+    assert known[:, : int(edge) - 1].max() == 0 and known[:, int(edge) + 2].mean() > 0.9
+
+
+@pytest.mark.shared
+def test_the_picture_is_the_same_without_numba(studio: Studio, actor: Actor, monkeypatch: pytest.MonkeyPatch):
+    points = pose(studio, actor, (14, 6, -5), jawOpen=0.4)
+    compiled = draw_known(studio, actor, points, base_affine(studio))
+    monkeypatch.setattr(loops, "COMPILED", False)
+    plain = draw_known(studio, actor, points, base_affine(studio))
+    for a, b, limit in zip(compiled, plain, (1.0, 0.01), strict=True):
+        assert np.abs(a - b).mean() < 0.05 * limit and np.quantile(np.abs(a - b), 0.999) < limit

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from svdp.heads.warp import SOFTENING, displacement_field, solve, splat, unstretched
+from svdp.heads.warp import SOFTENING, displacement_field, fill, move_photo, solve, splat, unstretched
 
 SPACING = 8.0
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]
@@ -111,3 +111,27 @@ def test_stretch_and_folds_are_not_known():
     ):
         found = unstretched(torch.from_numpy(np.stack(field)), SPACING)
         np.testing.assert_allclose(found[1:-1, 1:-1], expected, atol=0.01)
+
+
+def test_a_photo_moves_along_and_is_not_known_beyond_its_edge():
+    count, side = 17, 128
+    photo = torch.arange(side - 1.0)[None, :, None].expand(side - 1, side - 1, 3) + 1  # column number, as Portrait.soft
+    field = torch.zeros(2, count, count)
+    field[0] = 6.0  # what is shown lies 6 pixels further right in the photo
+    affine = np.array([[0.5, 0, -16], [0, 0.5, -16]])
+    frame = np.array([0.0, 0, 80, 128], np.float32)
+    moved, origin = move_photo(field, side / (count - 1), photo, frame, affine, 32)
+    columns = 2 * (np.arange(32) + 0.5) + 32 + 6
+    np.testing.assert_allclose(origin[5, :, 0], columns, atol=1e-4)
+    np.testing.assert_allclose(moved[5, :, 0], columns, atol=1e-3)
+    np.testing.assert_array_equal(moved[5, :, 3], columns <= 80)
+
+
+def test_holes_are_filled_from_the_surroundings():
+    y, x = np.mgrid[:40, :40].astype(np.float32)
+    truth = torch.from_numpy(np.stack([x, y, 0 * x + 7], 2))
+    hole = torch.zeros(40, 40)
+    hole[15:22, 12:20] = 1
+    found = fill(torch.where(hole[..., None] > 0, 200.0, truth), hole, 1 - hole)
+    np.testing.assert_allclose(found, truth, atol=4)
+    np.testing.assert_array_equal(found[hole == 0], truth[hole == 0])
