@@ -68,7 +68,7 @@ def z_buffer(points: Tensor, triangles: Tensor, height: int, width: int) -> tupl
         found = loops.rasterise(points.numpy(), triangles.numpy(), height, width)
         index, weights, depth = (torch.from_numpy(array) for array in found)
         return index, weights, depth
-    x, y, z = _corners(points, triangles)
+    x, y, z = corners_of(points, triangles)
     area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
     right, bottom = torch.maximum(torch.maximum(x[0], x[1]), x[2]), torch.maximum(torch.maximum(y[0], y[1]), y[2])
     left, top = torch.minimum(torch.minimum(x[0], x[1]), x[2]), torch.minimum(torch.minimum(y[0], y[1]), y[2])
@@ -95,7 +95,7 @@ def z_buffer(points: Tensor, triangles: Tensor, height: int, width: int) -> tupl
     return _resolve(best, points, triangles, height, width)
 
 
-def _corners(points: Tensor, triangles: Tensor) -> Tensor:
+def corners_of(points: Tensor, triangles: Tensor) -> Tensor:
     """(coordinates, corners, triangles): points (V, C) of triangles (F, 3)."""
     return points.T.contiguous().index_select(1, triangles.T.reshape(-1)).reshape(points.shape[1], 3, len(triangles))
 
@@ -104,7 +104,7 @@ def _resolve(best: Tensor, points: Tensor, triangles: Tensor, height: int, width
     """Triangle index, weights and depth of each pixel from its best key (H * W,)."""
     pixel = (best > EMPTY).nonzero()[:, 0]
     chosen = LAST - (best.index_select(0, pixel) & LAST)
-    x, y, z = _corners(points, triangles.index_select(0, chosen))
+    x, y, z = corners_of(points, triangles.index_select(0, chosen))
     ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
     x, y = pixel % width + 0.5 - x[0], torch.div(pixel, width, rounding_mode="floor") + 0.5 - y[0]
     area = ux * vy - vx * uy
@@ -152,7 +152,7 @@ def normals_of(points: Tensor, triangles: Tensor) -> Tensor:
     """`vertex_normals` for tensors."""
     if loops.COMPILED and points.device.type == "cpu":
         return torch.from_numpy(loops.vertex_normals(points.numpy(), triangles.numpy()))
-    x, y, z = _corners(points, triangles)
+    x, y, z = corners_of(points, triangles)
     ux, uy, uz, vx, vy, vz = x[1] - x[0], y[1] - y[0], z[1] - z[0], x[2] - x[0], y[2] - y[0], z[2] - z[0]
     normals = points.new_zeros(3, len(points))
     corner = triangles.T.reshape(-1).long()

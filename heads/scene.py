@@ -248,7 +248,7 @@ def paint(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, 
     layer = colour(index, weights, mesh.triangles, mesh.shading, look)
     inner = mesh.shading != SKIN  # the photo's own eyes and teeth, elsewhere, are not what the photo shows
     sure = torch.where(inner, _on(device, same)[mesh.triangles[:, 0]], 1.0)
-    layer[..., 4] *= sure[index]
+    layer[..., 4] *= sure.index_select(0, index.reshape(-1).clamp(min=0)).reshape(size, size)
     behind = _surroundings(studio, actor, points, affine, layer[..., 3])
     front = torch.cat([layer[..., :3], layer[..., 4:]], 2)
     mixed = behind + layer[..., 3:4] * (front - behind)
@@ -272,7 +272,7 @@ def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.n
             [_on(device, resample(actor.backdrop, affine, (size, size))), torch.ones(size, size, 1, device=device)], 2
         )
     end, count = _on(device, points), studio.model.num_vertices
-    normals = normals_of(end, studio.meshes[1].to(device).triangles)
+    normals = normals_of(end, studio.meshes[0].to(device).triangles)  # those of anchors
     facing = ((normals[:count, 2] - 0.1) / 0.3).clamp(0, 1)
     trust = torch.ones(len(points), device=device)
     trust[:count] = _on(device, place.skin.trust * studio.parts.anchors) * facing

@@ -34,7 +34,8 @@ def shade(
     if loops.COMPILED:
         return loops.shade(index, weights, triangles, shading, *look)[..., :4]
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (index, weights, triangles, shading, *look)]
-    return colour(*tensors[:4], Look(*tensors[4:]))[..., :4].numpy()
+    at, shares, corners, kinds, *rest = tensors
+    return colour(at, shares, corners, kinds, Look(*rest))[..., :4].numpy()
 
 
 def colour(index: Tensor, weights: Tensor, triangles: Tensor, shading: Tensor, look: Look) -> Tensor:
@@ -77,8 +78,9 @@ def _fields(look: Look) -> tuple[Tensor, ...]:
 
 def _interpolate(values: Tensor, corners: Tensor, shares: Tensor) -> Tensor:
     """(C, n): vertices' values (C, V) at pixels with corners (3, n) and barycentric shares (3, n)."""
-    gathered = values.contiguous().index_select(1, corners.reshape(-1)).reshape(len(values), 3, -1)
-    return (gathered * shares).sum(1)
+    rows = values.T.contiguous()
+    a, b, c = (rows.index_select(0, corner) for corner in corners)
+    return (a * shares[0, :, None]).addcmul_(b, shares[1, :, None]).addcmul_(c, shares[2, :, None]).T.contiguous()
 
 
 def _ramp(low: float, high: float, value: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .loops import BEHIND as NOTHING
-from .raster import expand
+from .raster import corners_of, expand
 
 BEHIND = float(NOTHING)
 
@@ -50,7 +50,9 @@ def make_mesh(triangles: np.ndarray, shading: np.ndarray, parts: np.ndarray) -> 
     second = np.where(last == first, count, owner[last])
     arrays = unique, np.stack([owner[first], second], 1), np.stack([tips[first], tips[last]], 1)
     kinds = [np.ascontiguousarray(a, np.int32) for a in (triangles, shading, parts)]
-    return Mesh(*(torch.from_numpy(a) for a in kinds), *(torch.from_numpy(a.astype(np.int64)) for a in arrays))
+    return Mesh(
+        *(torch.from_numpy(a) for a in kinds), *(torch.from_numpy(np.asfortranarray(a, np.int64)) for a in arrays)
+    )
 
 
 def smooth(picture: Tensor, depth: Tensor, points: Tensor, mesh: Mesh, unit: float) -> Tensor:
@@ -63,8 +65,8 @@ def smooth(picture: Tensor, depth: Tensor, points: Tensor, mesh: Mesh, unit: flo
     start, end, tip = _silhouettes(points, mesh)
     steep = (end - start)[:, 1].abs() >= (end - start)[:, 0].abs()
     rows = _crossings(start[steep], end[steep], tip[steep], (width, height))
-    flip = [part[~steep][:, [1, 0, 2]] for part in (start, end, tip)]
-    columns = _crossings(*flip, (height, width))
+    x_y = [part[~steep][:, [1, 0, 2]] for part in (start, end, tip)]
+    columns = _crossings(x_y[0], x_y[1], x_y[2], (height, width))
     inner = torch.cat([rows[0][1] * width + rows[0][0], columns[0][0] * width + columns[0][1]])
     outer = torch.cat([rows[1][1] * width + rows[1][0], columns[1][0] * width + columns[1][1]])
     reach, z = torch.cat([rows[2], columns[2]]), torch.cat([rows[3], columns[3]])
@@ -88,22 +90,26 @@ def soften(picture: Tensor, index: Tensor, mesh: Mesh) -> Tensor:
     Args:
         index: (H, W) from `raster.z_buffer`.
     """
-    part = torch.where(index < 0, 0, mesh.parts[index])
-    change = torch.zeros_like(picture)
-    for here, there in (
-        ((slice(1, None),), (slice(None, -1),)),
-        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
-    ):
-        step = (part[here] != part[there])[..., None] * SHARE * (picture[there] - picture[here])
-        change[here] += step
-        change[there] -= step
-    return picture + (1 - picture[..., -1:]).clamp(0, 1) * change
+    height, width, channels = picture.shape
+    part = mesh.parts.index_select(0, index.reshape(-1).clamp(min=0))
+    part = torch.where(index.reshape(-1) < 0, 0, part).reshape(height, width)
+    right = (part[:, 1:] != part[:, :-1]).nonzero()
+    down = (part[1:] != part[:-1]).nonzero()
+    first = torch.cat([right[:, 0] * width + right[:, 1], down[:, 0] * width + down[:, 1]])
+    second = first + torch.cat([torch.ones_like(right[:, 0]), torch.full_like(down[:, 0], width)])
+    flat = picture.reshape(-1, channels)
+    a, b = flat[first], flat[second]
+    step = SHARE * (b - a)
+    change = torch.zeros_like(flat)
+    change.index_add_(0, first, step * (1 - a[:, -1:]).clamp(0, 1))
+    change.index_add_(0, second, -step * (1 - b[:, -1:]).clamp(0, 1))
+    return (flat + change).reshape(picture.shape)
 
 
 def _silhouettes(points: Tensor, mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
     """(S, 3) each: ends of the silhouettes, and the third corner of the triangle that is seen."""
-    a, b, c = (points.index_select(0, column) for column in mesh.triangles.T)
-    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
+    x, y = corners_of(points[:, :2], mesh.triangles)
+    area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
     front = torch.cat([area < 0, area.new_zeros(1, dtype=torch.bool)])
     first, second = (front.index_select(0, side) for side in mesh.sides.T)
     chosen = (first != second).nonzero()[:, 0]

@@ -180,7 +180,7 @@ def take_skin(
     height, width = photo.shape[:2]
     left, top, right, bottom = (0, 0, width, height) if frame is None else frame
     low, high = np.maximum((left, top), 0) + 1, np.minimum((right, bottom), (width, height)) - 1
-    inside = ((screen[:, :2] > low) & (screen[:, :2] < high)).all(1)
+    inside: np.ndarray = np.all((screen[:, :2] > low) & (screen[:, :2] < high), axis=1)
     eyes, mouth = _holes(landmarks, (height, width))
     trust *= inside * (parts.clear | parts.scalp)
     still_trust = np.where(parts.region > 0, inside, trust).astype(np.float32)

@@ -18,9 +18,11 @@ from .shading import sample
 
 LEAST_WEIGHT = 0.2  # of the points about a node, from which on the node is known
 SHARE_KNOWN = 0.3  # of the fine nodes about a coarse one, from which on the coarse one is known
-ROUNDS = 4
-COARSEST = 8  # nodes a side below which a level is swept until it is solved
+ROUNDS = 3
+COARSEST = 8  # nodes a side below which a level is swept SWEEPS times, and so solved
+SWEEPS = 4
 STRETCH_KEPT = (0.4, 1.0)  # log of the warp's local stretch: still the photo, no longer
+FILL_SIDE = 128  # pixels a side of the picture in which holes are filled
 ENOUGH = 4.0  # a quarter of a coarse pixel must be there for it to count whole
 SOFTENING = 2  # rounds that smooth the known nodes, too
 
@@ -71,16 +73,17 @@ def move_photo(
 
 def fill(picture: Tensor, hole: Tensor, source: Tensor) -> Tensor:
     """The picture (H, W, C) with its hole (H, W) in 0..1 filled smoothly from where `source` (H, W) is 1."""
-    weights = [source[None, None]]
-    sums = [picture.permute(2, 0, 1)[None] * source]
+    coarse = max(2, len(source) // FILL_SIDE)
+    weights = [F.avg_pool2d(source[None, None], coarse, ceil_mode=True)]
+    sums = [F.avg_pool2d(picture.permute(2, 0, 1)[None] * source, coarse, ceil_mode=True)]
     while min(sums[-1].shape[2:]) > 1:
         weights.append(F.avg_pool2d(weights[-1], 2, ceil_mode=True))
         sums.append(F.avg_pool2d(sums[-1], 2, ceil_mode=True))
     filled = sums[-1] / weights[-1].clamp(min=1e-6)
     for total, weight in zip(sums[-2::-1], weights[-2::-1], strict=True):
-        coarse = F.interpolate(filled, size=total.shape[2:], mode="bilinear", align_corners=False)
-        share = (weight * ENOUGH).clamp(max=1)
-        filled = coarse + share * (total / weight.clamp(min=1e-6) - coarse)
+        filled = F.interpolate(filled, size=total.shape[2:], mode="bilinear", align_corners=False)
+        filled = torch.lerp(filled, total / weight.clamp(min=1e-6), (weight * ENOUGH).clamp(max=1))
+    filled = F.interpolate(filled, size=source.shape, mode="bilinear", align_corners=False)
     return picture + hole[..., None] * (filled[0].permute(1, 2, 0) - picture)
 
 
@@ -193,7 +196,7 @@ def _cycle(field: Tensor, right: Tensor, levels: list[Level]) -> None:
     """One V-cycle on 4 (1 + s) u - neighbours = right, in place."""
     level = levels[0]
     if len(levels) == 1:
-        _sweep(field, right, level, COARSEST)
+        _sweep(field, right, level, SWEEPS)
         return
     _sweep(field, right, level, 1)
     coarse = 4 * _restrict(F.pad(_residual(field, right, level), (1, 1, 1, 1)))
@@ -214,7 +217,7 @@ def _first_guess(field: Tensor, levels: list[Level]) -> Tensor:
     """The field with unknown nodes guessed: known values are averaged to coarser grids and solved there first."""
     if len(levels) == 1:
         guess = field.clone()
-        _sweep(guess, torch.zeros_like(field[:, 1:-1, 1:-1]), levels[0], COARSEST)
+        _sweep(guess, torch.zeros_like(field[:, 1:-1, 1:-1]), levels[0], SWEEPS)
         return guess
     known = F.pad(1 - levels[0].free, (1, 1, 1, 1))
     sums = _restrict(torch.cat([field * known, known[None]]))

@@ -52,7 +52,7 @@ def test_multigrid_equals_the_loop():
     found = solve(*(torch.from_numpy(a) for a in (field.astype(np.float32), known, screening)))
     expected = relaxed(field, known, screening)
     assert np.abs(expected).max() > 20
-    np.testing.assert_allclose(found.numpy(), expected, atol=0.03)
+    np.testing.assert_allclose(found.numpy(), expected, atol=0.06)
 
 
 def test_field_equals_the_loop():
@@ -74,7 +74,7 @@ def test_field_equals_the_loop():
     known = total[2] > 0.2
     field = np.where(known, total[:2] / np.maximum(total[2], 0.2), 0)
     expected = softened(relaxed(field, known, screening), known, screening)
-    np.testing.assert_allclose(found.numpy(), expected, atol=0.03)
+    np.testing.assert_allclose(found.numpy(), expected, atol=0.06)
 
 
 def test_points_beyond_the_grid_and_without_weight_are_left_out():
