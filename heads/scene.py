@@ -262,8 +262,8 @@ def _on(device: torch.device, array: np.ndarray) -> Tensor:
 def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, alpha: Tensor) -> Tensor:
     """(size, size, 4): what is behind the face, the backdrop or the warped photo, and how far it is known.
 
-    Where the warp would show the photo's face a second time, beside the drawn one with opacity `alpha` (size, size),
-    the surroundings are spread over it.
+    The surroundings are spread over what they do not show: where the warp comes from beyond the photo's edge, or would
+    show the photo's face a second time, beside the drawn one with opacity `alpha` (size, size).
     """
     device = alpha.device
     size, place = studio.size, actor.place
@@ -280,13 +280,14 @@ def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.n
     spacing = studio.canvas_size / steps
     start, screening = _on(device, place.points[:, :2]), _on(device, _screening(steps + 1, spacing, place))
     field = displacement_field(start, end[:, :2], trust, spacing, screening)
-    moved, origin = move_photo(field, spacing, place.soft(device), place.frame, affine, size)
+    moved, origin, lost = move_photo(field, spacing, place.soft(device), place.frame, affine, size)
     again = sample(studio.face_mask(place).to(device), origin / MASK_STEP)[0]
     hole = ((again - 0.3) / 0.4).clamp(0, 1) * (1 - 8 * alpha).clamp(0, 1)
+    hole = torch.maximum(hole, lost)
     if not (hole > 0).any():
         return moved
     moved[..., 3] *= 1 - hole
-    return fill(moved, hole, ((again < 0.02) & (alpha < 0.05)).float())
+    return fill(moved, hole, ((again < 0.02) & (alpha < 0.05) & (lost == 0)).float())
 
 
 def mouth_light(studio: Studio, points: np.ndarray, view: Camera) -> float:

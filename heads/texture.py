@@ -20,6 +20,7 @@ BROW = [105, 334]
 GUMS, TEETH, THROAT = (128.0, 66.0, 64.0), (228.0, 221.0, 208.0), (52.0, 24.0, 22.0)
 FILL_ROUNDS = 120
 LASHES = 0.65  # brightness of the lids' edges, if the photo does not show them, relative to skin
+LID_TINT = 0.2  # of the skin's usual colour in lids that the photo does not show
 LEAST_SEEN = 12  # pixels from which a colour is taken
 SOFT_BORDER = 1.6  # centimetres over which the face fades into the warped photo
 RIGHT_EYE, LEFT_EYE, MOUTH_REGION = 1, 2, 3  # values of Anatomy.region
@@ -198,6 +199,8 @@ def take_skin(
     guess = np.where((parts.scalp & (parts.opacity == 0))[:, None], tint, start)
     colours = np.where(trust[:, None] > 0.05, seen, guess).astype(np.float32)
     colours = fill_colours(colours, trust.astype(np.float32), parts.edges, FILL_ROUNDS)
+    lids = (parts.region > 0) & (parts.region < MOUTH_REGION) & (trust < 0.3)
+    colours[lids] += LID_TINT * (start.astype(np.float32) - colours[lids])  # folded lids are not as dark as the fold
     rims = parts.lashes[trust[parts.lashes] < 0.5]
     bright = np.maximum(colours[rims].mean(1, keepdims=True), 1)
     colours[rims] *= np.clip(LASHES * start.mean() / bright, LASHES, 1)  # dark lids stay as dark as they are

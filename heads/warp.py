@@ -46,10 +46,11 @@ def displacement_field(start: Tensor, end: Tensor, weights: Tensor, spacing: flo
 
 def move_photo(
     field: Tensor, spacing: float, soft: Tensor, frame: np.ndarray | None, affine: np.ndarray, size: int
-) -> tuple[Tensor, Tensor]:
-    """(size, size, 4): the photo moved by the field, and how far it is still the photo; (size, size, 2): from where.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The photo moved by the field: (size, size, 4), with how far it is still the photo.
 
-    It is the photo, 1, where nothing is stretched, squeezed or folded much, and not, 0, beyond the photo's edge.
+    It is the photo, 1, where nothing is stretched, squeezed or folded much, and not, 0, beyond the photo's edge. Also
+    from where each pixel comes (size, size, 2), and how far it comes from beyond the edge while it lies within.
 
     Args:
         field, spacing: from `displacement_field`, on the canvas. soft: Portrait.soft; frame: Portrait.frame.
@@ -61,14 +62,19 @@ def move_photo(
     values = torch.cat([field, unstretched(field, spacing)[None]]).permute(1, 2, 0)
     moved = sample(values, places / spacing + 0.5)
     origin = places + moved[:2].permute(1, 2, 0)
-    known = moved[2]
+    known, lost = moved[2], torch.zeros_like(moved[2])
     if frame is not None:
-        left, top, right, bottom = (float(edge) for edge in frame)
-        gap = torch.stack(
-            [origin[..., 0] - left, right - origin[..., 0], origin[..., 1] - top, bottom - origin[..., 1]]
-        )
-        known = known * (gap.amin(0) * float(affine[0, 0]) + 0.5).clamp(0, 1)
-    return torch.cat([sample(soft, origin - 0.5), known[None]]).permute(1, 2, 0), origin
+        there = within(origin, frame, float(affine[0, 0]))
+        known, lost = known * there, (within(places, frame, float(affine[0, 0])) - there).clamp(min=0)
+    return torch.cat([sample(soft, origin - 0.5), known[None]]).permute(1, 2, 0), origin, lost
+
+
+def within(places: Tensor, frame: np.ndarray, zoom: float) -> Tensor:
+    """How far places (..., 2) lie within a frame of left, top, right, bottom: 0 to 1; zoom: pixels a unit."""
+    left, top, right, bottom = (float(edge) for edge in frame)
+    x, y = places.unbind(-1)
+    gap = torch.minimum(torch.minimum(x - left, right - x), torch.minimum(y - top, bottom - y))
+    return (gap * zoom + 0.5).clamp(0, 1)
 
 
 def fill(picture: Tensor, hole: Tensor, source: Tensor) -> Tensor:

@@ -120,11 +120,12 @@ def test_a_photo_moves_along_and_is_not_known_beyond_its_edge():
     field[0] = 6.0  # what is shown lies 6 pixels further right in the photo
     affine = np.array([[0.5, 0, -16], [0, 0.5, -16]])
     frame = np.array([0.0, 0, 80, 128], np.float32)
-    moved, origin = move_photo(field, side / (count - 1), photo, frame, affine, 32)
+    moved, origin, lost = move_photo(field, side / (count - 1), photo, frame, affine, 32)
     columns = 2 * (np.arange(32) + 0.5) + 32 + 6
     np.testing.assert_allclose(origin[5, :, 0], columns, atol=1e-4)
     np.testing.assert_allclose(moved[5, :, 0], columns, atol=1e-3)
     np.testing.assert_array_equal(moved[5, :, 3], columns <= 80)
+    np.testing.assert_array_equal(lost[5], (columns > 80) & (columns - 6 < 80))
 
 
 def test_holes_are_filled_from_the_surroundings():
