@@ -29,7 +29,7 @@ from .warp import displacement_field, fill, move_photo
 
 SUPERSAMPLING = 2
 MARGIN = 0.25
-FACE_INNER = 0.25  # opacity from which on skin cannot be seen beside the drawn face
+FACE_INNER = 0.5  # opacity from which on skin cannot be seen beside the drawn face
 MASK_STEP = 4  # canvas pixels a pixel of the face's mask
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
 WATCHED = {  # landmarks of a region, and how far they change in centimetres: not to speak of, too far
@@ -104,7 +104,7 @@ class Studio:
 
     @cached_property
     def meshes(self) -> tuple[Mesh, Mesh]:
-        """The face without the back of the head, and the whole head."""
+        """The face, as it is drawn over the photo, and the whole head."""
         arrays = self.model.triangles, self.parts.shading, self.parts.looks
         return make_mesh(*(array[self.parts.face_triangles] for array in arrays)), make_mesh(*arrays)
 
@@ -252,7 +252,7 @@ def paint(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, 
     behind = _surroundings(studio, actor, points, affine, layer[..., 3])
     front = torch.cat([layer[..., :3], layer[..., 4:]], 2)
     mixed = behind + layer[..., 3:4] * (front - behind)
-    return smooth(soften(mixed, index, mesh), depth, shown, mesh, now.scale * float(affine[0, 0]))
+    return smooth(soften(mixed, index, mesh), layer[..., 3], depth, shown, mesh, now.scale * float(affine[0, 0]))
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:

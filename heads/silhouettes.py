@@ -55,10 +55,11 @@ def make_mesh(triangles: np.ndarray, shading: np.ndarray, parts: np.ndarray) -> 
     )
 
 
-def smooth(picture: Tensor, depth: Tensor, points: Tensor, mesh: Mesh, unit: float) -> Tensor:
+def smooth(picture: Tensor, alpha: Tensor, depth: Tensor, points: Tensor, mesh: Mesh, unit: float) -> Tensor:
     """The picture (H, W, C) with smooth silhouettes.
 
     Args:
+        alpha: (H, W) opacity of the mesh in the picture.
         depth: (H, W) from `raster.z_buffer`, of the mesh at points (V, 3); unit: pixels per centimetre.
     """
     height, width, channels = picture.shape
@@ -75,7 +76,7 @@ def smooth(picture: Tensor, depth: Tensor, points: Tensor, mesh: Mesh, unit: flo
     inner, outer, reach = inner[keep], outer[keep], reach[keep]
     grows = reach > 0.5
     to, source = torch.where(grows, outer, inner), torch.where(grows, inner, outer)
-    share = (reach - 0.5).abs()
+    share = (reach - 0.5).abs() * alpha.reshape(-1)[inner]
     flat = picture.reshape(-1, channels)
     total = torch.zeros_like(flat[:, 0]).index_add_(0, to, share)
     change = torch.zeros_like(flat).index_add_(0, to, share[:, None] * (flat[source] - flat[to]))

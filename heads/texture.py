@@ -40,7 +40,7 @@ class Anatomy:
     mouth: np.ndarray  # vertices of teeth, gums and tongue
     depth_shade: np.ndarray  # (V,) darkening inside the mouth
     eye_angle: np.ndarray  # (V,) radians off the eye's axis at rest
-    face_triangles: np.ndarray  # indices of triangles without the back of the head
+    face_triangles: np.ndarray  # indices of triangles without the back of the head: clear ones hide, too
     anchors: np.ndarray  # (V,) bool: carry the photo's warp
     shell: np.ndarray  # (K, 3) head space: hair and ears around the face, which turn with the head
     scalp: np.ndarray  # (V,) bool: above the brows

@@ -162,7 +162,7 @@ def test_silhouettes_are_as_smooth_as_with_supersampling(device: str, turn: floa
     shown = torch.from_numpy(points).to(device)
     index, _, depth = z_buffer(shown, mesh.triangles, size, size)
     hard = (index >= 0).float()[..., None]
-    soft = smooth(hard, depth, shown, mesh, 1.0)[..., 0].cpu().numpy()
+    soft = smooth(hard, hard[..., 0], depth, shown, mesh, 1.0)[..., 0].cpu().numpy()
     assert np.abs(soft - truth).mean() < 0.4 * np.abs(hard[..., 0].cpu().numpy() - truth).mean() + 1e-3
     assert np.abs(soft - truth).max() < 0.32  # at a corner
 
@@ -177,7 +177,7 @@ def test_silhouettes_behind_something_stay_out_of_the_picture():
     mesh = make_mesh(triangles, *np.zeros((2, 4), np.int32))
     index, _, depth = z_buffer(torch.from_numpy(points), mesh.triangles, 20, 20)
     picture = torch.tensor([0.0, 100, 100, 200, 200])[index.long() + 1][..., None]
-    found = smooth(picture, depth, torch.from_numpy(points), mesh, 1.0)
+    found = smooth(picture, torch.ones_like(depth), depth, torch.from_numpy(points), mesh, 1.0)
     inner = np.s_[4:12, 4:12]  # within the near square, crossed by the far one's left edge
     np.testing.assert_array_equal(found[inner], picture[inner])
     assert (found != picture).any()
