@@ -72,7 +72,7 @@ class PosedPortrait:
         self.studio, self.basis = open_studio(size, crop_scale)
         first = make_portrait(self.studio, "portrait", picture, face)
         fit = fit_face(self.basis, first.landmarks, face.blendshapes[0])
-        portrait: Portrait = restore_portrait(self.studio, "portrait", first.canvas, first.landmarks, fit)
+        portrait: Portrait = restore_portrait(self.studio, "portrait", first.canvas, first.landmarks, fit, first.frame)
         self.actor = Actor(portrait, portrait, portrait.skin, self.studio.model.person(fit.identity))
 
     def pose(

@@ -1,259 +1,162 @@
-"""The numeric loops of the head renderer, compiled by numba: z-buffer, shading, normals, colour filling, warp fields.
+"""Z-buffer, normals and filled colours of a mesh, vectorised in PyTorch: on any device, without numba.
 
-Screen coordinates: x right, y down in pixels with pixel centres at .5; depth z grows towards the viewer. A triangle is
-seen from the front when it runs counter-clockwise as one sees it; back faces are skipped.
+Functions of arrays choose the compiled loops of loops.py where numba is installed; functions of tensors do so on a CPU.
+Coordinates are those of loops.py.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+import torch
+from torch import Tensor
 
-BEHIND = np.float32(-1e9)  # depth of empty pixels
-SKIN, EYE, MOUTH = 0, 1, 2  # how a triangle is shaded
+from . import loops
+from .loops import BEHIND, EYE, MOUTH, SKIN
+from .shading import shade
+
+__all__ = ["EYE", "MOUTH", "SKIN", "fill_colours", "rasterise", "shade", "vertex_normals", "z_buffer"]
+
+EMPTY = torch.iinfo(torch.int64).min  # key of a pixel that no triangle covers
+LAST = 0x7FFFFFFF
 
 
-@njit(cache=True, nogil=True)
-def rasterise(points, triangles, height, width):
+def rasterise(
+    points: np.ndarray, triangles: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Z-buffer. points (V, 3) float32, triangles (F, 3) int32 -> triangle index (H, W) int32 (-1: empty),
     barycentric weights of corners 1 and 2 (H, W, 2), depth (H, W)."""
-    index = np.full((height, width), -1, np.int32)
-    depth = np.full((height, width), BEHIND, np.float32)
-    weights = np.zeros((height, width, 2), np.float32)
-    half = np.float32(0.5)
-    for f in range(triangles.shape[0]):
-        a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
-        x0, y0, x1, y1 = points[a, 0], points[a, 1], points[b, 0], points[b, 1]
-        x2, y2 = points[c, 0], points[c, 1]
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if area >= -1e-9:
-            continue
-        left = max(0, int(np.ceil(min(x0, x1, x2) - half)))
-        right = min(width - 1, int(np.floor(max(x0, x1, x2) - half)))
-        top = max(0, int(np.ceil(min(y0, y1, y2) - half)))
-        bottom = min(height - 1, int(np.floor(max(y0, y1, y2) - half)))
-        inverse = np.float32(1.0) / area
-        for y in range(top, bottom + 1):
-            py = np.float32(y) + half
-            for x in range(left, right + 1):
-                px = np.float32(x) + half
-                w1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) * inverse
-                w2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) * inverse
-                w0 = np.float32(1.0) - w1 - w2
-                if w0 < 0 or w1 < 0 or w2 < 0:
-                    continue
-                z = w0 * points[a, 2] + w1 * points[b, 2] + w2 * points[c, 2]
-                if z > depth[y, x]:
-                    depth[y, x] = z
-                    index[y, x] = f
-                    weights[y, x, 0] = w1
-                    weights[y, x, 1] = w2
+    if loops.COMPILED:
+        return loops.rasterise(points, triangles, height, width)
+    found = z_buffer(torch.from_numpy(points), torch.from_numpy(triangles), height, width)
+    index, weights, depth = (tensor.numpy() for tensor in found)
     return index, weights, depth
 
 
-@njit(cache=True, nogil=True)
-def vertex_normals(points, triangles):
+def vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals (V, 3), area weighted; z towards the viewer for front faces of screen points."""
-    normals = np.zeros_like(points)
-    for f in range(triangles.shape[0]):
-        a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
-        ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
-        vx, vy, vz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
-        nx, ny, nz = uz * vy - uy * vz, ux * vz - uz * vx, uy * vx - ux * vy
-        for k in (a, b, c):
-            normals[k, 0] += nx
-            normals[k, 1] += ny
-            normals[k, 2] += nz
-    for i in range(normals.shape[0]):
-        length = np.sqrt(normals[i, 0] ** 2 + normals[i, 1] ** 2 + normals[i, 2] ** 2) + 1e-12
-        normals[i] /= length
-    return normals
+    if loops.COMPILED:
+        return loops.vertex_normals(points, triangles)
+    return normals_of(torch.from_numpy(np.ascontiguousarray(points)), torch.from_numpy(triangles)).numpy()
 
 
-@njit(cache=True, nogil=True)
-def fill_colours(colours, weights, edges, rounds):
+def fill_colours(colours: np.ndarray, weights: np.ndarray, edges: np.ndarray, rounds: int) -> np.ndarray:
     """Spread trusted vertex colours over the mesh: (V, 3) colours with trust (V,) in 0..1, edges (E, 2).
 
     Each round every vertex becomes weight * its own colour + (1 - weight) * mean of its neighbours.
     """
-    known = colours.copy()
-    current = colours.copy()
-    count = np.zeros(colours.shape[0], np.float32)
-    for e in range(edges.shape[0]):
-        count[edges[e, 0]] += 1
-        count[edges[e, 1]] += 1
+    if loops.COMPILED:
+        return loops.fill_colours(colours, weights, edges, rounds)
+    count, ends = len(colours), torch.from_numpy(edges).long()
+    here, there = torch.cat([ends, ends.flip(1)]).T.contiguous()
+    degree = torch.bincount(here, minlength=count)[:, None]
+    known, own = torch.from_numpy(colours), torch.from_numpy(weights)[:, None]
+    own = torch.where(degree > 0, own, 1.0)
+    current = known
     for _ in range(rounds):
-        total = np.zeros_like(current)
-        for e in range(edges.shape[0]):
-            a, b = edges[e, 0], edges[e, 1]
-            for k in range(3):
-                total[a, k] += current[b, k]
-                total[b, k] += current[a, k]
-        for i in range(current.shape[0]):
-            if count[i] > 0:
-                for k in range(3):
-                    current[i, k] = weights[i] * known[i, k] + (1 - weights[i]) * total[i, k] / count[i]
-    return current
+        total = torch.zeros_like(known).index_add_(0, here, current.index_select(0, there))
+        current = own * known + (1 - own) * total / degree.clamp(min=1)
+    return current.numpy()
 
 
-@njit(cache=True, nogil=True)
-def _sample(image, x, y, k):
-    height, width = image.shape[0], image.shape[1]
-    x = min(max(x - 0.5, 0.0), width - 1.001)
-    y = min(max(y - 0.5, 0.0), height - 1.001)
-    j, i = int(x), int(y)
-    fx, fy = x - j, y - i
-    top = image[i, j, k] * (1 - fx) + image[i, j + 1, k] * fx
-    low = image[i + 1, j, k] * (1 - fx) + image[i + 1, j + 1, k] * fx
-    return top * (1 - fy) + low * fy
+def z_buffer(points: Tensor, triangles: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`rasterise` for tensors; nothing but triangles that face the viewer is looked at.
 
-
-@njit(cache=True, nogil=True)
-def _ramp(low, high, value):
-    t = min(max((value - low) / (high - low), 0.0), 1.0)
-    return t * t * (3 - 2 * t)
-
-
-@njit(cache=True, nogil=True)
-def _eye_colour(dx, dy, dz, angle, palette, k):
-    """Sclera, iris, pupil by the angle (radians) off the optical axis; shade of the upper lid; a highlight."""
-    colour = palette[0, k] + (palette[1, k] * 0.55 - palette[0, k]) * _ramp(0.43, 0.37, angle)
-    colour += palette[1, k] * 0.45 * _ramp(0.38, 0.30, angle)
-    colour += (palette[2, k] - colour) * _ramp(0.18, 0.13, angle)
-    colour *= 1 - 0.45 * _ramp(0.0, 0.45, -dy) - 0.12 * _ramp(0.2, 0.7, abs(dx))
-    glint = (dx + 0.16) ** 2 + (dy + 0.20) ** 2
-    return colour + (235.0 - colour) * 0.8 * _ramp(0.012, 0.004, glint) * (dz > 0)
-
-
-@njit(cache=True, nogil=True)
-def _lighten(value, factor):
-    """value * factor, but what is bright already is brightened less, so that nothing burns white."""
-    room = 1 - min(max(value / 255.0, 0.0), 1.0) if factor > 1 else 1.0
-    return value * (1 + (factor - 1) * room)
-
-
-@njit(cache=True, nogil=True)
-def shade(index, weights, triangles, shading, photo, photo_xy, trust, colours, light, alpha, eye, palette):
-    """Colours of a rasterised head: the photo seen through the mesh, filled colours where the photo is not trusted.
-
-    Args:
-        index, weights: from `rasterise`. triangles (F, 3); shading (F,) SKIN, EYE or MOUTH.
-        photo: (h, w, 3) float32. photo_xy (V, 2): where a vertex lies in the photo; trust (V,) in 0..1, of eyes and
-            mouth as of skin: 0 paints them.
-        colours (V, 3): filled colours; light (V,): factor on skin; alpha (V,): opacity of skin.
-        eye (V, 4): screen direction from the centre of the eyeball and the angle off its axis.
-        palette (3, 3): colours of sclera, iris and pupil.
-
-    Returns:
-        (H, W, 4) float32: colour not multiplied by alpha, and alpha in 0..1.
+    Triangles are cut into rows and rows into pixels; the nearest triangle of a pixel is the greatest of its keys, which
+    hold the depth in their upper half. Neighbours compute their common edge alike, so no pixel between them is missed.
     """
-    height, width = index.shape
-    out = np.zeros((height, width, 4), np.float32)
-    for y in range(height):
-        for x in range(width):
-            f = index[y, x]
-            if f < 0:
-                continue
-            a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
-            w1, w2 = weights[y, x, 0], weights[y, x, 1]
-            w0 = 1 - w1 - w2
-            out[y, x, 3] = 1
-            sure, lit = w0 * trust[a] + w1 * trust[b] + w2 * trust[c], 1.0
-            if shading[f] == SKIN:
-                out[y, x, 3] = w0 * alpha[a] + w1 * alpha[b] + w2 * alpha[c]
-                lit = w0 * light[a] + w1 * light[b] + w2 * light[c]
-            dx, dy, dz, angle = 0.0, 0.0, 0.0, 0.0
-            if shading[f] == EYE:
-                dx = w0 * eye[a, 0] + w1 * eye[b, 0] + w2 * eye[c, 0]
-                dy = w0 * eye[a, 1] + w1 * eye[b, 1] + w2 * eye[c, 1]
-                dz = w0 * eye[a, 2] + w1 * eye[b, 2] + w2 * eye[c, 2]
-                angle = w0 * eye[a, 3] + w1 * eye[b, 3] + w2 * eye[c, 3]
-            px = w0 * photo_xy[a, 0] + w1 * photo_xy[b, 0] + w2 * photo_xy[c, 0]
-            py = w0 * photo_xy[a, 1] + w1 * photo_xy[b, 1] + w2 * photo_xy[c, 1]
-            for k in range(3):
-                if shading[f] == EYE:
-                    value = _eye_colour(dx, dy, dz, angle, palette, k)
-                else:
-                    value = w0 * colours[a, k] + w1 * colours[b, k] + w2 * colours[c, k]
-                if sure > 0:
-                    value = sure * _sample(photo, px, py, k) + (1 - sure) * value
-                out[y, x, k] = _lighten(value, lit)
-    return out
+    if loops.COMPILED and points.device.type == "cpu":
+        found = loops.rasterise(points.numpy(), triangles.numpy(), height, width)
+        index, weights, depth = (torch.from_numpy(array) for array in found)
+        return index, weights, depth
+    x, y, z = corners_of(points, triangles)
+    area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
+    right, bottom = torch.maximum(torch.maximum(x[0], x[1]), x[2]), torch.maximum(torch.maximum(y[0], y[1]), y[2])
+    left, top = torch.minimum(torch.minimum(x[0], x[1]), x[2]), torch.minimum(torch.minimum(y[0], y[1]), y[2])
+    top, bottom = torch.ceil(top - 0.5).clamp_(0, height), torch.ceil(bottom - 0.5).clamp_(0, height)
+    left, right = torch.ceil(left - 0.5).clamp_(0, width), torch.ceil(right - 0.5).clamp_(0, width)
+    number = ((area < -loops.LEAST_AREA) & (bottom > top) & (right > left)).nonzero()[:, 0]
+    x, y, z = (column.index_select(1, number) for column in (x, y, z))
+    triangle, step = expand((bottom - top).index_select(0, number).long())
+    row = top.index_select(0, number).index_select(0, triangle) + step
+    left, right = _span(x, y, triangle, row + 0.5, width)
+    keep = (right > left).nonzero()[:, 0]
+    triangle, row, left, right = (part.index_select(0, keep) for part in (triangle, row, left, right))
+    ux, uy, uz, vx, vy, vz = x[1] - x[0], y[1] - y[0], z[1] - z[0], x[2] - x[0], y[2] - y[0], z[2] - z[0]
+    area = ux * vy - vx * uy
+    plane = torch.stack([x[0], y[0], z[0], (uz * vy - vz * uy) / area, (vz * ux - uz * vx) / area])
+    x0, y0, z0, across, down = plane.index_select(1, triangle)
+    begin = z0 + (left + 0.5 - x0) * across + (row + 0.5 - y0) * down
+    span, step = expand((right - left).long())
+    rows = torch.stack([begin, across]).index_select(1, span)
+    key = (_sortable(torch.addcmul(rows[0], step, rows[1])) << 32) | (LAST - number[triangle]).index_select(0, span)
+    pixel = (row * width + left).long().index_select(0, span) + step
+    best = torch.full((height * width,), EMPTY, dtype=torch.int64, device=points.device)
+    best.scatter_reduce_(0, pixel, key, "amax")
+    return _resolve(best, points, triangles, height, width)
 
 
-@njit(cache=True, nogil=True)
-def interpolate(index, weights, triangles, values):
-    """(H, W) float32: the vertices' values (V,) inside the triangles of `rasterise`; 0 where there is none."""
-    out = np.zeros(index.shape, np.float32)
-    for y in range(index.shape[0]):
-        for x in range(index.shape[1]):
-            f = index[y, x]
-            if f >= 0:
-                w1, w2 = weights[y, x, 0], weights[y, x, 1]
-                a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
-                out[y, x] = (1 - w1 - w2) * values[a] + w1 * values[b] + w2 * values[c]
-    return out
+def corners_of(points: Tensor, triangles: Tensor) -> Tensor:
+    """(coordinates, corners, triangles): points (V, C) of triangles (F, 3)."""
+    return points.T.contiguous().index_select(1, triangles.T.reshape(-1)).reshape(points.shape[1], 3, len(triangles))
 
 
-@njit(cache=True, nogil=True)
-def _splat(start, end, weights, cells, spacing):
-    """(cells, cells, 3): weighted sums of the displacements near each node, and of the weights."""
-    total = np.zeros((cells, cells, 3), np.float32)
-    for v in range(end.shape[0]):
-        if weights[v] <= 0:
-            continue
-        gx, gy = end[v, 0] / spacing, end[v, 1] / spacing
-        j, i = int(np.floor(gx)), int(np.floor(gy))
-        if i < 0 or j < 0 or i >= cells - 1 or j >= cells - 1:
-            continue
-        fx, fy = gx - j, gy - i
-        for di in range(2):
-            for dj in range(2):
-                w = weights[v] * (fy if di else 1 - fy) * (fx if dj else 1 - fx)
-                total[i + di, j + dj, 0] += w * (start[v, 0] - end[v, 0])
-                total[i + di, j + dj, 1] += w * (start[v, 1] - end[v, 1])
-                total[i + di, j + dj, 2] += w
-    return total
+def _resolve(best: Tensor, points: Tensor, triangles: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Triangle index, weights and depth of each pixel from its best key (H * W,)."""
+    pixel = (best > EMPTY).nonzero()[:, 0]
+    chosen = LAST - (best.index_select(0, pixel) & LAST)
+    x, y, z = corners_of(points, triangles.index_select(0, chosen))
+    ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
+    x, y = pixel % width + 0.5 - x[0], torch.div(pixel, width, rounding_mode="floor") + 0.5 - y[0]
+    area = ux * vy - vx * uy
+    w1 = ((x * vy - vx * y) / area).clamp(0, 1)
+    w2 = torch.minimum(((ux * y - x * uy) / area).clamp(0, 1), 1 - w1)
+    index = torch.full((height * width,), -1, dtype=torch.int32, device=best.device)
+    weights = torch.zeros(height * width, 2, device=best.device)
+    depth = torch.full((height * width,), float(BEHIND), device=best.device)
+    index[pixel], weights[pixel] = chosen.int(), torch.stack([w1, w2], 1)
+    depth[pixel] = z[0] + w1 * (z[1] - z[0]) + w2 * (z[2] - z[0])
+    return index.reshape(height, width), weights.reshape(height, width, 2), depth.reshape(height, width)
 
 
-@njit(cache=True, nogil=True)
-def _relax(field, known, screening, rounds):
-    """Gauss-Seidel rounds on the nodes that are not known; the last two smooth the known ones too."""
-    cells = field.shape[0]
-    for n in range(rounds):
-        for i in range(1, cells - 1):
-            for j in range(1, cells - 1):
-                if known[i, j] > 0 and n < rounds - 2:  # the last two rounds smooth the whole field a little
-                    continue
-                for k in range(2):
-                    mean = field[i - 1, j, k] + field[i + 1, j, k] + field[i, j - 1, k] + field[i, j + 1, k]
-                    mean = 0.25 * mean / (1 + screening[i, j])
-                    if known[i, j] > 0:
-                        mean = 0.5 * (mean + field[i, j, k])
-                    field[i, j, k] += (1.0 if known[i, j] > 0 else 1.6) * (mean - field[i, j, k])
+def _span(x: Tensor, y: Tensor, triangle: Tensor, centre: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """First column, and the one after the last, of pixels in rows through triangles; x, y (3, F), the others (R,)."""
+    left, right = torch.full_like(centre, torch.inf), torch.full_like(centre, -torch.inf)
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        swap = y[a] > y[b]  # from top to bottom, whichever triangle the edge is looked at from
+        x0, x1 = torch.where(swap, x[b], x[a]), torch.where(swap, x[a], x[b])
+        y0, y1 = torch.minimum(y[a], y[b]), torch.maximum(y[a], y[b])
+        edge = torch.stack([x0, y0, y1, (x1 - x0) / (y1 - y0).clamp(min=1e-9)])
+        x0, y0, y1, slope = edge.index_select(1, triangle)
+        crosses = (y0 <= centre) & (centre < y1)
+        at = torch.addcmul(x0, centre - y0, slope)
+        left = torch.where(crosses, torch.minimum(left, at), left)
+        right = torch.where(crosses, torch.maximum(right, at), right)
+    return torch.ceil(left - 0.5).clamp_(0, width), torch.ceil(right - 0.5).clamp_(0, width)
 
 
-@njit(cache=True, nogil=True)
-def displacement_field(start, end, weights, cells, spacing, screening, rounds):
-    """Smooth field of (start - end) known at the points `end`, harmonic elsewhere, zero on the grid's border.
+def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat item n counts[n] times: the items' numbers, and each one's place among its equals."""
+    counts = counts.clamp(min=0)
+    item = torch.repeat_interleave(counts)
+    start = counts.cumsum(0) - counts
+    return item, torch.arange(len(item), device=counts.device) - start[item]
 
-    Splats the displacements on a coarse grid and relaxes the empty nodes (Gauss-Seidel on (lap - screening) d = 0).
 
-    Args:
-        start, end: (V, 2) pixels; weights (V,): trust, 0 leaves a vertex out.
-        cells: nodes a side; spacing: pixels between nodes; screening (cells, cells): how fast the field fades.
+def _sortable(values: Tensor) -> Tensor:
+    """float32 -> int64 of 32 bits in the same order."""
+    bits = values.contiguous().view(torch.int32)
+    return (bits ^ ((bits >> 31) & LAST)).long()
 
-    Returns:
-        (cells, cells, 2) float32, at nodes (i * spacing, j * spacing).
-    """
-    total = _splat(start, end, weights, cells, spacing)
-    field = np.zeros((cells, cells, 2), np.float32)
-    known = np.zeros((cells, cells), np.float32)
-    for i in range(1, cells - 1):
-        for j in range(1, cells - 1):
-            if total[i, j, 2] > 0.2:
-                known[i, j] = 1
-                field[i, j, 0] = total[i, j, 0] / total[i, j, 2]
-                field[i, j, 1] = total[i, j, 1] / total[i, j, 2]
-    _relax(field, known, screening, rounds)
-    return field
+
+def normals_of(points: Tensor, triangles: Tensor) -> Tensor:
+    """`vertex_normals` for tensors."""
+    if loops.COMPILED and points.device.type == "cpu":
+        return torch.from_numpy(loops.vertex_normals(points.numpy(), triangles.numpy()))
+    x, y, z = corners_of(points, triangles)
+    ux, uy, uz, vx, vy, vz = x[1] - x[0], y[1] - y[0], z[1] - z[0], x[2] - x[0], y[2] - y[0], z[2] - z[0]
+    normals = points.new_zeros(3, len(points))
+    corner = triangles.T.reshape(-1).long()
+    for axis, part in enumerate((uz * vy - uy * vz, ux * vz - uz * vx, uy * vx - ux * vy)):
+        normals[axis].index_add_(0, corner, part.repeat(3))
+    x, y, z = normals
+    return (normals / ((x * x + y * y + z * z).sqrt() + 1e-12)).T.contiguous()

@@ -1,40 +1,47 @@
 """Photos on fitted heads: any portrait in any expression and pose, hair, shoulders and background included.
 
 The whole photo is warped by the head's own displacement in the picture and the rendered face is laid over it. Canvas
-coordinates are those of a square cut out of the photo by the crop rule, `SUPERSAMPLING` times as fine as the training
-picture and with a margin of `MARGIN` of the crop's side all round.
+coordinates are those of a square cut out of the photo by the crop rule, `SUPERSAMPLING` times as fine as the picture
+and with a margin of `MARGIN` of the crop's side all round.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
-import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..signals.crops import CropConfig, plan_crop, resample
 from ..signals.track import FaceTrack
 from .fit import FLIP, Camera, HeadFit, align, fit_head, rotation_matrix
 from .landmarks import LIPS, LandmarkTable
+from .light import aim_eyes, eye_directions, fall, relight
 from .model import HeadModel
 from .motion import Motion
-from .raster import displacement_field, interpolate, rasterise, shade, vertex_normals
+from .raster import SKIN, normals_of, vertex_normals, z_buffer
+from .shading import Look, colour, sample
+from .silhouettes import Mesh, make_mesh, smooth, soften
 from .texture import EYE_OUTLINES, LEFT_EYE, MOUTH_REGION, RIGHT_EYE, Anatomy, Skin, take_skin
+from .warp import displacement_field, fill, move_photo
 
 SUPERSAMPLING = 2
 MARGIN = 0.25
+FACE_INNER = 0.5  # opacity from which on skin cannot be seen beside the drawn face
+MASK_STEP = 4  # canvas pixels a pixel of the face's mask
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
-LIGHT = np.array([0.25, -0.35, 0.9], np.float32)  # towards the light, on screen
-AMBIENT = 0.6
-DIMMEST, BRIGHTEST = 0.75, 1.2  # how far a turn may change the light on skin
 WATCHED = {  # landmarks of a region, and how far they change in centimetres: not to speak of, too far
     RIGHT_EYE: (np.array([*EYE_OUTLINES[0], *range(468, 473)]), (0.05, 0.15)),
     LEFT_EYE: (np.array([*EYE_OUTLINES[1], *range(473, 478)]), (0.05, 0.15)),
     MOUTH_REGION: (LIPS, (0.08, 0.22)),
 }
+LIP_PAIRS = np.array([[82, 87], [13, 14], [312, 317]])  # upper and lower
+LIPS_OPEN = (0.0, 0.6)  # centimetres between the lips: too few for light to fall in, enough
 TURN_KEPT = (10.0, 25.0)  # degrees by which the head may turn before eyes and mouth no longer look as in the photo
-STRETCH_KEPT = (0.4, 1.0)  # log of the warp's local stretch: still the photo, no longer
-FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp
+FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp, or more, so that there are at most
+MOST_NODES = 96  # steps a side
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,20 @@ class Portrait:
     points: np.ndarray  # (V + K, 3) fitted vertices and the hair's shell, canvas pixels
     skin: Skin
     normals: np.ndarray  # (V + K, 3) of the fitted vertices
+    frame: np.ndarray | None = None  # (4,) left, top, right, bottom of the photo on the canvas; None: it fills it
+    _kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def soft(self, device: torch.device) -> Tensor:
+        """(n - 1, n - 1, 3): means of 2 x 2 pixels of the canvas about its inner corners, kept from call to call.
+
+        A bilinear sample of them is what SUPERSAMPLING samples of the canvas come to on the average.
+        """
+        key = str(device)
+        if key not in self._kept:
+            canvas = torch.from_numpy(self.canvas).to(device)
+            rows = canvas[1:] + canvas[:-1]
+            self._kept[key] = 0.25 * (rows[:, 1:] + rows[:, :-1])
+        return self._kept[key]
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,27 @@ class Studio:
         """Side of a canvas."""
         return int(self.fine * (1 + 2 * MARGIN))
 
+    @cached_property
+    def meshes(self) -> tuple[Mesh, Mesh]:
+        """The face, as it is drawn over the photo, and the whole head."""
+        arrays = self.model.triangles, self.parts.shading, self.parts.looks
+        return make_mesh(*(array[self.parts.face_triangles] for array in arrays)), make_mesh(*arrays)
+
+    def face_mask(self, portrait: Portrait) -> Tensor:
+        """(n, n, 1) float32: the face within its outline, on the portrait's canvas at one MASK_STEP-th of its size."""
+        if "mask" not in portrait._kept:
+            mesh, count = self.meshes[0], self.canvas_size // MASK_STEP
+            points = torch.from_numpy((portrait.points / MASK_STEP).astype(np.float32))
+            index, _, _ = z_buffer(points, mesh.triangles, count, count)
+            inner = torch.from_numpy(self.parts.opacity)[mesh.triangles.long()].mean(1) > FACE_INNER
+            portrait._kept["mask"] = (inner[index] & (index >= 0)).float()[..., None]
+        return portrait._kept["mask"]
+
+    @property
+    def field_steps(self) -> int:
+        """How many times the warp's spacing goes into the canvas: a multiple of 16."""
+        return min(MOST_NODES, max(16, round(self.canvas_size / FIELD_SPACING / 16) * 16))
+
 
 def canvas_affine(affine: np.ndarray, size: int) -> np.ndarray:
     """Photo -> canvas, given the crop rule's (2, 3) photo -> crop of `size` pixels."""
@@ -103,15 +145,24 @@ def make_portrait(studio: Studio, name: str, photo: np.ndarray, track: FaceTrack
     landmarks = track.landmarks[0] * affine[0, 0]
     landmarks[:, :2] += affine[:, 2]
     fit = fit_head(studio.model, landmarks, studio.table)
-    return restore_portrait(studio, name, canvas, landmarks, fit)
+    return restore_portrait(studio, name, canvas, landmarks, fit, photo_frame(affine, photo.shape[:2]))
 
 
-def restore_portrait(studio: Studio, name: str, canvas: np.ndarray, landmarks: np.ndarray, fit: HeadFit) -> Portrait:
-    """The portrait of a known fit."""
+def photo_frame(affine: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """(4,) left, top, right, bottom of a photo on its canvas; affine (2, 3) photo -> canvas."""
+    corners = np.array([[0, 0], size_hw[::-1]], np.float32)
+    return (corners * affine[0, 0] + affine[:, 2]).reshape(-1).astype(np.float32)
+
+
+def restore_portrait(
+    studio: Studio, name: str, canvas: np.ndarray, landmarks: np.ndarray, fit: HeadFit, frame: np.ndarray | None = None
+) -> Portrait:
+    """The portrait of a known fit; `frame` is where the photo lies on the canvas, None where it fills it."""
     person = studio.model.person(fit.identity)
     points = fit.camera.project(with_shell(studio, studio.model.express(person, fit.expression[None]))[0])
-    skin = take_skin(studio.model, studio.parts, points[: studio.model.num_vertices], canvas, landmarks)
-    return Portrait(name, canvas, landmarks, fit, points, skin, vertex_normals(points, studio.model.triangles))
+    aimed = aim_eyes(studio.model, studio.table, fit, landmarks)
+    skin = take_skin(studio.model, studio.parts, points[: studio.model.num_vertices], canvas, landmarks, frame, aimed)
+    return Portrait(name, canvas, landmarks, fit, points, skin, vertex_normals(points, studio.model.triangles), frame)
 
 
 def with_shell(studio: Studio, heads: np.ndarray) -> np.ndarray:
@@ -149,41 +200,101 @@ def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -
     return draw_known(studio, actor, points, affine)[0]
 
 
-def draw_known(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw_known(
+    studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: str | torch.device = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
     """The picture that `draw` makes, and the mask "known": how far each pixel is what the photo shows.
 
     Known is 1 where the picture is the photo, seen through the mesh or warped with little stretch, and on a plain
-    backdrop. It is 0 on painted eyes and mouths, on filled skin, and where the warp stretches, folds or uncovers.
+    backdrop. It is 0 on painted eyes and mouths, on filled skin, where the warp stretches, folds or uncovers, and
+    beyond the photo's edge.
 
     Args:
-        affine: (2, 3) canvas -> fine picture, a scale and a shift.
+        affine: (2, 3) canvas -> fine picture, a scale and a shift; the fine picture has SUPERSAMPLING pixels a pixel.
+        device: where PyTorch draws.
 
     Returns:
         (size, size, 3) float32 in about 0..255, and (size, size) float32 in 0..1.
     """
-    model, parts, fine = studio.model, studio.parts, studio.fine
-    plain = actor.backdrop is not None
-    chosen = np.arange(len(model.triangles)) if plain else parts.face_triangles
-    triangles = model.triangles[chosen]
-    index, weights, _ = rasterise(crop_points(points, affine), triangles, fine, fine)
-    opacity = np.ones_like(parts.opacity) if plain else parts.opacity
-    skin, face = actor.skin, actor.face
+    drawn = paint(studio, actor, points, affine / SUPERSAMPLING, torch.device(device)).cpu().numpy()
+    return np.ascontiguousarray(drawn[..., :3]), np.ascontiguousarray(drawn[..., 3])
+
+
+def paint(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: torch.device) -> Tensor:
+    """(size, size, 4) float32: the picture of `draw_known` and its mask; affine: canvas -> picture."""
+    parts, size, skin, face = studio.parts, studio.size, actor.skin, actor.face
+    mesh = studio.meshes[actor.backdrop is not None].to(device)
+    shown = torch.from_numpy(crop_points(points, affine)).to(device)
+    index, weights, depth = z_buffer(shown, mesh.triangles, size, size)
     now, then = head_camera(studio, points), head_camera(studio, face.points)
     same = unchanged(studio, face.points, then, points, now)[parts.region]
-    trust = skin.trust + same * (skin.still_trust - skin.trust)
-    layer = shade(
-        index, weights, triangles, parts.shading[chosen], face.canvas, face.points[:, :2].copy(), trust,
-        skin.colours, relight(parts, now, then), opacity, eye_directions(model, parts.eye_angle, points), skin.palette,
-    )  # fmt: skip
+    lit = mouth_light(studio, points, now)
+    dark = skin.colours[parts.throat].mean(0) if len(parts.throat) else np.zeros(3, np.float32)
+    colours, teeth = skin.colours.copy(), parts.mouth
+    colours[teeth] = dark + lit * (colours[teeth] - dark)
+    trust = skin.trust.copy()
+    trust[teeth] *= lit
+    photo_xy = skin.photo_xy + same[:, None] * (face.points[: len(same), :2] - skin.photo_xy)
+    look = Look(
+        photo=face.soft(device),
+        photo_xy=_on(device, photo_xy - 0.5),
+        trust=_on(device, trust + same * (skin.still_trust - trust)),
+        colours=_on(device, colours),
+        light=_on(device, relight(parts, now, then)),
+        alpha=_on(device, np.ones_like(parts.opacity) if actor.backdrop is not None else parts.opacity),
+        eye=_on(device, eye_directions(studio.model, parts.eye_angle, points)),
+        palette=_on(device, skin.palette),
+    )
+    layer = colour(index, weights, mesh.triangles, mesh.shading, look)
+    inner = mesh.shading != SKIN  # the photo's own eyes and teeth, elsewhere, are not what the photo shows
+    sure = torch.where(inner, _on(device, same)[mesh.triangles[:, 0]], 1.0)
+    layer[..., 4] *= sure.index_select(0, index.reshape(-1).clamp(min=0)).reshape(size, size)
+    behind = _surroundings(studio, actor, points, affine, layer[..., 3])
+    front = torch.cat([layer[..., :3], layer[..., 4:]], 2)
+    mixed = behind + layer[..., 3:4] * (front - behind)
+    return smooth(soften(mixed, index, mesh), layer[..., 3], depth, shown, mesh, now.scale * float(affine[0, 0]))
+
+
+def _on(device: torch.device, array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
+
+
+def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, alpha: Tensor) -> Tensor:
+    """(size, size, 4): what is behind the face, the backdrop or the warped photo, and how far it is known.
+
+    The surroundings are spread over what they do not show: where the warp comes from beyond the photo's edge, or would
+    show the photo's face a second time, beside the drawn one with opacity `alpha` (size, size).
+    """
+    device = alpha.device
+    size, place = studio.size, actor.place
     if actor.backdrop is not None:
-        behind, kept = resample(actor.backdrop, affine, (fine, fine)), np.ones((fine, fine), np.float32)
-    else:
-        behind, kept = warp_photo(studio, actor.place, points, vertex_normals(points, model.triangles), affine)
-    alpha = layer[..., 3:]
-    mixed = behind + alpha * (layer[..., :3] - behind)
-    known = kept + alpha[..., 0] * (interpolate(index, weights, triangles, trust) - kept)
-    side = (studio.size, studio.size)
-    return cv2.resize(mixed, side, interpolation=cv2.INTER_AREA), cv2.resize(known, side, interpolation=cv2.INTER_AREA)
+        return torch.cat(
+            [_on(device, resample(actor.backdrop, affine, (size, size))), torch.ones(size, size, 1, device=device)], 2
+        )
+    end, count = _on(device, points), studio.model.num_vertices
+    normals = normals_of(end, studio.meshes[0].to(device).triangles)  # those of anchors
+    facing = ((normals[:count, 2] - 0.1) / 0.3).clamp(0, 1)
+    trust = torch.ones(len(points), device=device)
+    trust[:count] = _on(device, place.skin.trust * studio.parts.anchors) * facing
+    steps = studio.field_steps
+    spacing = studio.canvas_size / steps
+    start, screening = _on(device, place.points[:, :2]), _on(device, _screening(steps + 1, spacing, place))
+    field = displacement_field(start, end[:, :2], trust, spacing, screening)
+    moved, origin, lost = move_photo(field, spacing, place.soft(device), place.frame, affine, size)
+    again = sample(studio.face_mask(place).to(device), origin / MASK_STEP)[0]
+    hole = ((again - 0.3) / 0.4).clamp(0, 1) * (1 - 8 * alpha).clamp(0, 1)
+    hole = torch.maximum(hole, lost)
+    if not (hole > 0).any():
+        return moved
+    moved[..., 3] *= 1 - hole
+    return fill(moved, hole, ((again < 0.02) & (alpha < 0.05) & (lost == 0)).float())
+
+
+def mouth_light(studio: Studio, points: np.ndarray, view: Camera) -> float:
+    """How bright teeth and tongue are at points (V + K, 3), 0 to 1: little light falls between lips nearly closed."""
+    lips = studio.table.locate(points)[LIP_PAIRS]
+    gap = np.linalg.norm(lips[:, 0, :2] - lips[:, 1, :2], axis=1).max() / view.scale
+    return float(1 - fall(LIPS_OPEN, gap))
 
 
 def head_camera(studio: Studio, points: np.ndarray) -> Camera:
@@ -209,84 +320,13 @@ def unchanged(studio: Studio, before: np.ndarray, then: Camera, after: np.ndarra
     for region, (watched, limits) in WATCHED.items():
         change = heads[1][watched] - heads[0][watched]
         change -= change.mean(0)
-        same[region] = _fall(limits, np.sqrt((change**2).sum(1).mean())) * _fall(TURN_KEPT, turn)
+        same[region] = fall(limits, np.sqrt((change**2).sum(1).mean())) * fall(TURN_KEPT, turn)
     return same
 
 
-def _fall(limits: tuple[float, float], value):
-    """1 up to the lower limit, 0 from the upper one on, smooth between."""
-    share = np.clip((limits[1] - value) / (limits[1] - limits[0]), 0, 1)
-    return share * share * (3 - 2 * share)
-
-
-def relight(parts: Anatomy, now: Camera, then: Camera) -> np.ndarray:
-    """(V,) how much brighter the skin is than in the photo, now that the head has turned (Lambert and ambient).
-
-    Without it a turned head keeps the shading of a head from the front and looks flat. The normals are an ellipsoid's,
-    so noses and foreheads get no highlights, and a head that only speaks keeps the photo's light.
-    """
-    lambert = [
-        AMBIENT + (1 - AMBIENT) * np.clip(parts.round_normals @ (camera.rotation.T @ (FLIP * LIGHT)), 0, 1)
-        for camera in (now, then)
-    ]
-    return np.clip(lambert[0] / lambert[1], DIMMEST, BRIGHTEST).astype(np.float32)
-
-
-def eye_directions(model: HeadModel, eye_angle: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(V, 4) float32: unit direction from the centre of the eyeball on screen, and the angle off the eye's axis."""
-    eye = np.zeros((model.num_vertices, 4), np.float32)
-    for ball in model.eyeballs:
-        low, high = points[ball].min(0), points[ball].max(0)
-        eye[ball, :3] = (points[ball] - (low + high) / 2) / ((high - low)[:2].mean() / 2)
-    eye[:, 3] = eye_angle
-    return eye
-
-
-def warp_photo(
-    studio: Studio, place: Portrait, points: np.ndarray, normals: np.ndarray, affine: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(fine, fine, 3): the photo moved along with the head, smoothly coming to rest towards the canvas's border.
-
-    With it (fine, fine): how far it is still the photo, 1 where nothing is stretched, squeezed or folded much.
-    """
-    cells = int(studio.canvas_size / FIELD_SPACING) + 1
-    facing = np.clip((normals[:, 2] - 0.1) / 0.3, 0, 1)
-    known = studio.model.num_vertices
-    trust = np.ones(len(points), np.float32)
-    trust[:known] = place.skin.trust * facing[:known] * studio.parts.anchors
-    field = displacement_field(
-        place.points[:, :2].copy(), points[:, :2].copy(), trust, cells, FIELD_SPACING,
-        _screening(cells, place), 60,
-    )  # fmt: skip
-    fine = studio.fine
-    pixel = np.arange(fine, dtype=np.float32) + 0.5
-    x = (pixel - affine[0, 2]) / affine[0, 0]
-    y = (pixel - affine[1, 2]) / affine[1, 1]
-    grid_x, grid_y = np.meshgrid(x, y)
-    at = [(g / FIELD_SPACING).astype(np.float32) for g in (grid_x, grid_y)]
-    moved = cv2.remap(field, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    kept = cv2.remap(_unstretched(field), at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    map_x, map_y = grid_x + moved[..., 0] - 0.5, grid_y + moved[..., 1] - 0.5
-    warped = cv2.remap(
-        place.canvas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
-    return warped, kept
-
-
-def _unstretched(field: np.ndarray) -> np.ndarray:
-    """(cells, cells) float32: 1 where the warp x -> x + field keeps lengths, 0 where it stretches or folds them."""
-    (a, b), (c, d) = (np.gradient(field[..., k], FIELD_SPACING)[::-1] for k in (0, 1))
-    a, d = 1 + a, 1 + d
-    mean, spread = np.hypot(a + d, c - b) / 2, np.hypot(a - d, b + c) / 2
-    shortest = np.where(a * d > b * c, mean - spread, 0)  # singular values of the Jacobian: mean +- spread
-    stretch = np.maximum(np.log(mean + spread), -np.log(np.maximum(shortest, 1e-3)))
-    return _fall(STRETCH_KEPT, stretch).astype(np.float32)
-
-
-def _screening(cells: int, place: Portrait) -> np.ndarray:
+def _screening(cells: int, spacing: float, place: Portrait) -> np.ndarray:
     """How fast the warp fades: slowly around the head, quickly below the chin, where shoulders stay."""
-    chin = float(place.landmarks[152, 1]) / FIELD_SPACING
+    chin = float(place.landmarks[152, 1]) / spacing
     rows = np.arange(cells, dtype=np.float32)
     fade = 0.001 + 0.006 * np.clip((rows - chin) / 6, 0, 1)
     return np.repeat(fade[:, None], cells, 1).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .landmarks import FACE_OVAL, LandmarkTable
 from .model import HeadModel, eye_centre
-from .raster import fill_colours, rasterise, vertex_normals
+from .raster import SKIN, fill_colours, rasterise, vertex_normals
 
 EYE_OUTLINES = (
     np.array([33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7]),
@@ -20,6 +20,9 @@ BROW = [105, 334]
 GUMS, TEETH, THROAT = (128.0, 66.0, 64.0), (228.0, 221.0, 208.0), (52.0, 24.0, 22.0)
 SOCKET = "M_MouthSocket"  # skin inside the mouth, where the model tells it apart
 FILL_ROUNDS = 120
+LASHES = 0.65  # brightness of the lids' edges, if the photo does not show them, relative to skin
+LID_TINT = 0.2  # of the skin's usual colour in lids that the photo does not show
+LEAST_SEEN = 12  # pixels from which a colour is taken
 SOFT_BORDER = 1.6  # centimetres over which the face fades into the warped photo
 RIGHT_EYE, LEFT_EYE, MOUTH_REGION = 1, 2, 3  # values of Anatomy.region
 REGION_REACH = 0.8  # centimetres of skin around an eye's or the mouth's outline that belong to its region
@@ -32,11 +35,13 @@ class Anatomy:
 
     edges: np.ndarray  # (E, 2)
     shading: np.ndarray  # (F,)
+    looks: np.ndarray  # (F,) int: numbers of what looks different: skin, lids' edges, throat, eyes, teeth, gums
     opacity: np.ndarray  # (V,) 1 inside the face, fading to 0 at its outline
     throat: np.ndarray  # vertices of skin that lie inside the mouth
+    mouth: np.ndarray  # vertices of teeth, gums and tongue
     depth_shade: np.ndarray  # (V,) darkening inside the mouth
     eye_angle: np.ndarray  # (V,) radians off the eye's axis at rest
-    face_triangles: np.ndarray  # indices of triangles without the back of the head
+    face_triangles: np.ndarray  # indices of triangles without the back of the head: clear ones hide, too
     anchors: np.ndarray  # (V,) bool: carry the photo's warp
     shell: np.ndarray  # (K, 3) head space: hair and ears around the face, which turn with the head
     scalp: np.ndarray  # (V,) bool: above the brows
@@ -69,18 +74,27 @@ def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
     shade = np.ones(model.num_vertices, np.float32) if model.shade is None else model.shade.copy()
     mouth = model.part("M_Teeth", "M_GumsTongue")
     shade[mouth] *= np.clip((model.neutral[mouth, 2] - 4.5) / 6.0, 0.12, 1) ** 1.2
-    back = model.materials.index("M_BackHead")
+    back, lashes = model.materials.index("M_BackHead"), _lid_edges(model, points)
     anchors = opacity > 0.3
     anchors[throat] = False
     height = model.neutral[:, 1]
     return Anatomy(
-        edges=model.edges(), shading=model.shading(), opacity=opacity, throat=throat, depth_shade=shade,
-        eye_angle=eye_angles(model), face_triangles=np.nonzero(model.material != back)[0], anchors=anchors,
-        shell=_hair_shell(), lashes=_lid_edges(model, points), scalp=height > points[BROW, 1].mean(),
-        clear=(opacity > 0) | (height < points[152, 1] - 0.5), region=_regions(model, points, throat),
-        painted=np.concatenate([*model.eyeballs, mouth, throat]),
+        edges=model.edges(), shading=model.shading(), looks=_looks(model, lashes, throat), opacity=opacity,
+        throat=throat, mouth=mouth, depth_shade=shade, eye_angle=eye_angles(model),
+        face_triangles=np.nonzero(model.material != back)[0], anchors=anchors, shell=_hair_shell(), lashes=lashes,
+        scalp=height > points[BROW, 1].mean(), clear=(opacity > 0) | (height < points[152, 1] - 0.5),
+        region=_regions(model, points, throat), painted=np.concatenate([*model.eyeballs, mouth, throat]),
         round_normals=_round_normals(model.neutral),
     )  # fmt: skip
+
+
+def _looks(model: HeadModel, lashes: np.ndarray, throat: np.ndarray) -> np.ndarray:
+    """(F,) int: 0 skin, 1 lids' edges, 2 throat, from 3 on the materials of eyes and mouth."""
+    looks = np.where(model.shading() == SKIN, 0, model.material + 3)
+    for number, own in ((1, lashes), (2, throat)):
+        chosen = np.isin(model.triangles, own).sum(1) > 1
+        looks[chosen & (looks == 0)] = number
+    return looks
 
 
 def _regions(model: HeadModel, points: np.ndarray, throat: np.ndarray) -> np.ndarray:
@@ -112,10 +126,10 @@ def eye_angles(model: HeadModel) -> np.ndarray:
 
 
 def _hair_shell() -> np.ndarray:
-    """(K, 3) points on three half ellipses around the head, from jaw to jaw over the top, at the depth of the ears."""
+    """(K, 3) points on three half ellipses around the head, from jaw to jaw over the top, a little before the ears."""
     turn = np.radians(np.arange(-25, 206, 3.0))
     forward = 4.0 * np.clip(np.sin(turn), 0, 1) ** 2  # the hair over the forehead lies further in front
-    rings = [(1.0, -0.5), (1.15, -1.0), (1.35, -1.5)]  # size, depth
+    rings = [(1.0, 1.0), (1.15, 1.0), (1.35, 1.0)]  # size, depth
     points = [np.stack([9.6 * r * np.cos(turn), 1.5 + 13.0 * r * np.sin(turn), z + forward], 1) for r, z in rings]
     return np.concatenate(points).astype(np.float32)
 
@@ -145,38 +159,61 @@ class Skin:
 
     trust: np.ndarray  # (V,) how far the photo itself is shown, whatever eyes and mouth do
     still_trust: np.ndarray  # (V,) the same while eyes and mouth are as in the photo: it shows them, too
+    photo_xy: np.ndarray  # (V, 2) where a vertex lies in the photo; eyeballs aim at the irises seen there
     colours: np.ndarray  # (V, 3) filled colours
     palette: np.ndarray  # (3, 3) sclera, iris, pupil
 
 
-def take_skin(model: HeadModel, parts: Anatomy, screen: np.ndarray, photo: np.ndarray, landmarks: np.ndarray) -> Skin:
+def take_skin(
+    model: HeadModel,
+    parts: Anatomy,
+    screen: np.ndarray,
+    photo: np.ndarray,
+    landmarks: np.ndarray,
+    frame: np.ndarray | None = None,
+    aimed: np.ndarray | None = None,
+) -> Skin:
     """Read the photo (h, w, 3) float32 at the fitted vertices `screen` (V, 3) pixels; fill what it does not show.
 
     Args:
         landmarks: (478, 2 or 3) detected in the photo: eyes and the open mouth are cut out of the skin.
+        frame: (4,) left, top, right, bottom of what the photo really shows; None: all of it.
+        aimed: `screen` with eyeballs turned to where the photo's irises are; None: as they are.
     """
     trust = _facing(model, screen, photo.shape[:2])
     height, width = photo.shape[:2]
-    inside = (screen[:, 0] > 1) & (screen[:, 0] < width - 1) & (screen[:, 1] > 1) & (screen[:, 1] < height - 1)
-    holes = np.zeros((height, width), np.uint8)
-    for outline in (*EYE_OUTLINES, INNER_LIPS):
-        cv2.fillPoly(holes, [np.round(landmarks[outline, :2] - 0.5).astype(np.int32)], 255)
-    reach = 2 * round(width / 190) + 1  # lashes and wet rims go with the eye
-    holes = cv2.dilate(holes, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
-    soft = cv2.GaussianBlur(holes, (0, 0), max(0.8, width / 260)).astype(np.float32) / 255
+    left, top, right, bottom = (0, 0, width, height) if frame is None else frame
+    low, high = np.maximum((left, top), 0) + 1, np.minimum((right, bottom), (width, height)) - 1
+    inside: np.ndarray = np.all((screen[:, :2] > low) & (screen[:, :2] < high), axis=1)
+    eyes, mouth = _holes(landmarks, (height, width))
     trust *= inside * (parts.clear | parts.scalp)
     still_trust = np.where(parts.region > 0, inside, trust).astype(np.float32)
-    trust *= 1 - np.clip(3 * look_up(soft, screen), 0, 1)
+    visible = trust.copy()
+    in_eyes, in_mouth = look_up(eyes, screen), look_up(mouth, screen)
+    trust *= (1 - np.clip(3 * in_eyes, 0, 1)) * (1 - np.clip(2 * in_mouth - 0.5, 0, 1))
     trust[parts.painted] = 0
+    aimed = screen if aimed is None else aimed
+    openings = _eye_openings(landmarks, (height, width))
+    balls = np.concatenate(model.eyeballs)
+    trust[balls] = look_up(openings, aimed[balls]) * (inside & _faces_viewer(model, aimed))[balls]
     seen = look_up(photo, screen)
     face, hair = parts.opacity > 0.9, parts.scalp & ~parts.clear
     start, tint = _usual(seen, trust, face), _usual(seen, trust, hair)
     guess = np.where((parts.scalp & (parts.opacity == 0))[:, None], tint, start)
     colours = np.where(trust[:, None] > 0.05, seen, guess).astype(np.float32)
     colours = fill_colours(colours, trust.astype(np.float32), parts.edges, FILL_ROUNDS)
-    colours[parts.lashes] *= 0.5
-    _paint_mouth(model, parts, colours, float(start.mean()))
-    return Skin(trust.astype(np.float32), still_trust, colours, _palette(photo, landmarks, float(start.mean())))
+    lids = (parts.region > 0) & (parts.region < MOUTH_REGION) & (trust < 0.3)
+    colours[lids] += LID_TINT * (start.astype(np.float32) - colours[lids])  # folded lids are not as dark as the fold
+    rims = parts.lashes[trust[parts.lashes] < 0.5]
+    bright = np.maximum(colours[rims].mean(1, keepdims=True), 1)
+    colours[rims] *= np.clip(LASHES * start.mean() / bright, LASHES, 1)  # dark lids stay as dark as they are
+    palette = _palette(photo, landmarks, openings, float(start.mean()))
+    level = np.clip(max(start.mean() / 165, palette[0].mean() / 200), 0.35, 1.05)  # whites of eyes tell of the light
+    teeth, tint = model.part("M_Teeth"), _teeth_tint(photo, mouth, start, level)
+    _paint_mouth(model, parts, colours, tint, float(np.clip(start.mean() / 165, 0.35, 1.05)))
+    enamel = np.clip((seen[teeth].mean(1) / tint.mean() - 0.5) / 0.25, 0, 1)
+    trust[teeth] = visible[teeth] * inside[teeth] * enamel * np.clip(3 * in_mouth[teeth] - 2, 0, 1)
+    return Skin(trust.astype(np.float32), still_trust, aimed[:, :2].copy(), colours, palette)
 
 
 def look_up(picture: np.ndarray, screen: np.ndarray) -> np.ndarray:
@@ -201,24 +238,70 @@ def _facing(model: HeadModel, screen: np.ndarray, size: tuple[int, int]) -> np.n
     return np.clip((normals[:, 2] - 0.12) / 0.3, 0, 1) * visible
 
 
-def _paint_mouth(model: HeadModel, parts: Anatomy, colours: np.ndarray, light: float) -> None:
-    """Teeth, gums, tongue and throat, as bright as the skin allows."""
-    level = np.clip(light / 165, 0.35, 1.05)
-    for names, colour in ((("M_GumsTongue",), GUMS), (("M_Teeth",), TEETH)):
-        own = model.part(*names)
-        colours[own] = np.array(colour, np.float32) * level * parts.depth_shade[own, None]
+def _holes(landmarks: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w) float32 each, 1 inside: the eyes with lashes and wet rims, and what is between the lips."""
+    width = size_hw[1]
+    eyes, mouth = np.zeros(size_hw, np.uint8), np.zeros(size_hw, np.uint8)
+    for outline, mask in ((EYE_OUTLINES[0], eyes), (EYE_OUTLINES[1], eyes), (INNER_LIPS, mouth)):
+        cv2.fillPoly(mask, [np.round(landmarks[outline, :2] - 0.5).astype(np.int32)], 255)
+    reach = 2 * round(width / 190) + 1
+    eyes = cv2.dilate(eyes, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    blur = max(0.8, width / 260)
+    soft = [cv2.GaussianBlur(m, (0, 0), b).astype(np.float32) / 255 for m, b in ((eyes, blur), (mouth, blur / 2))]
+    return soft[0], soft[1]
+
+
+def _teeth_tint(photo: np.ndarray, mouth: np.ndarray, skin: np.ndarray, level: float) -> np.ndarray:
+    """(3,) colour of the teeth that the photo shows between the lips, or usual teeth, `level` as bright."""
+    inside = photo[mouth > 0.9]
+    pale = (inside.mean(1) > 0.75 * skin.mean()) & (inside.min(1) > 0.6 * inside.max(1))
+    if pale.sum() >= 4 * LEAST_SEEN:
+        return np.median(inside[pale], axis=0)
+    return np.array(TEETH) * level
+
+
+def _paint_mouth(model: HeadModel, parts: Anatomy, colours: np.ndarray, teeth: np.ndarray, level: float) -> None:
+    """Teeth of a given colour (3,); gums, tongue and throat, `level` as bright as usual."""
+    for name, colour in (("M_GumsTongue", np.array(GUMS) * level), ("M_Teeth", teeth)):
+        own = model.part(name)
+        colours[own] = colour * parts.depth_shade[own, None]
     colours[parts.throat] = np.array(THROAT, np.float32) * level
 
 
-def _palette(photo: np.ndarray, landmarks: np.ndarray, light: float) -> np.ndarray:
-    """Colours of sclera, iris and pupil, guessed from the photo around the irises."""
+def _eye_openings(landmarks: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """(h, w) float32: 1 well between the lids, where neither lashes nor wet rims cover the eyes, 0 outside."""
+    mask = np.zeros(size_hw, np.uint8)
+    for outline in EYE_OUTLINES:
+        cv2.fillPoly(mask, [np.round(landmarks[outline, :2] - 0.5).astype(np.int32)], 255)
+    eye = float(np.linalg.norm(landmarks[33, :2] - landmarks[133, :2]))
+    reach = max(1, round(eye / 24))
+    mask = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)))
+    return cv2.GaussianBlur(mask, (0, 0), max(0.6, eye / 50)).astype(np.float32) / 255
+
+
+def _faces_viewer(model: HeadModel, screen: np.ndarray) -> np.ndarray:
+    """(V,) bool."""
+    return vertex_normals(screen, model.triangles)[:, 2] > 0.15
+
+
+def _palette(photo: np.ndarray, landmarks: np.ndarray, openings: np.ndarray, light: float) -> np.ndarray:
+    """(3, 3) usual colours of sclera, iris and pupil in the photo, or usual ones where it shows too little of them."""
     level = np.clip(light / 165, 0.3, 1.05)
-    samples = []
-    for centre, rim in ((468, (469, 471, 472)), (473, (474, 476, 477))):
-        for point in rim:
-            x, y = 0.45 * landmarks[centre, :2] + 0.55 * landmarks[point, :2]
-            row, column = int(np.clip(y, 0, photo.shape[0] - 1)), int(np.clip(x, 0, photo.shape[1] - 1))
-            samples.append(photo[row, column])
-    iris = np.clip(np.median(samples, axis=0), (28, 20, 14), (150, 140, 140))
-    sclera = np.array([224, 216, 210]) * level
-    return np.stack([sclera, np.minimum(iris, sclera * 0.75), np.array([14, 11, 10])]).astype(np.float32)
+    rows, columns = np.nonzero(openings > 0.6)
+    colours = photo[rows, columns]
+    places = np.stack([columns, rows], 1) + 0.5
+    away = np.full(len(places), np.inf)
+    for centre, rim in ((468, (469, 471)), (473, (474, 476))):
+        radius = np.linalg.norm(landmarks[rim[0], :2] - landmarks[rim[1], :2]) / 2
+        away = np.minimum(away, np.linalg.norm(places - landmarks[centre, :2], axis=1) / max(radius, 1e-3))
+
+    def usual(low: float, high: float, otherwise: np.ndarray) -> np.ndarray:
+        ring = colours[(away >= low) & (away < high)]
+        return np.median(ring, axis=0) if len(ring) >= LEAST_SEEN else otherwise
+
+    bright = colours.mean(1)
+    pale = bright >= np.percentile(bright[away >= 1.2], 50) if (away >= 1.2).any() else bright >= 0
+    away[(away >= 1.2) & ~pale] = np.inf  # corners and the upper lid's shade
+    sclera = usual(1.2, 2.2, np.array([224, 216, 210]) * level)
+    iris = usual(0.45, 0.85, np.array([80, 62, 50]) * level)
+    return np.stack([sclera, iris, usual(0, 0.3, np.array([14, 11, 10]))]).astype(np.float32)

@@ -1,19 +1,15 @@
-"""The head renderer: z-buffer, warp field, camera fit, motion, and the table of landmarks on the mesh."""
+"""Heads: camera fit, motion, and the table of landmarks on the mesh."""
 
 import json
 
 import numpy as np
 import pytest
-
-pytest.importorskip("numba")
-
 from svdp.errors import UserError
 from svdp.heads.bake import bake
 from svdp.heads.fit import FLIP, Camera, align, fit_head, rotation_matrix
 from svdp.heads.landmarks import NUM_FACE, load_table
 from svdp.heads.model import load_head_model
 from svdp.heads.motion import Motion, invent, limit_angles, smooth_curve
-from svdp.heads.raster import displacement_field, fill_colours, rasterise, vertex_normals
 from svdp.signals.track import FaceTrack
 from svdp.training.data.rendered_pairs import laid_over
 
@@ -21,66 +17,6 @@ from svdp.training.data.rendered_pairs import laid_over
 @pytest.fixture(scope="module")
 def head(shared_dir):
     return load_head_model(shared_dir / "models" / "ict_light_f16.npz")
-
-
-def brute_force(points, triangles, height, width):
-    """Every pixel against every triangle, in float64."""
-    index, depth = np.full((height, width), -1), np.full((height, width), -1e9)
-    for y in range(height):
-        for x in range(width):
-            for f, (a, b, c) in enumerate(points[triangles].astype(np.float64)):
-                u, v, p = b[:2] - a[:2], c[:2] - a[:2], np.array([x + 0.5, y + 0.5]) - a[:2]
-                area = u[0] * v[1] - v[0] * u[1]
-                if area >= 0:
-                    continue
-                w1, w2 = (p[0] * v[1] - v[0] * p[1]) / area, (u[0] * p[1] - p[0] * u[1]) / area
-                z = (1 - w1 - w2) * a[2] + w1 * b[2] + w2 * c[2]
-                if min(w1, w2, 1 - w1 - w2) >= 0 and z > depth[y, x]:
-                    index[y, x], depth[y, x] = f, z
-    return index, depth
-
-
-def test_rasteriser_equals_brute_force():
-    rng = np.random.default_rng(0)
-    points = (rng.random((24, 3)) * [34, 30, 10] - [3, 3, 0]).astype(np.float32)
-    triangles = rng.integers(0, 24, (40, 3)).astype(np.int32)
-    index, weights, depth = rasterise(points, triangles, 24, 28)
-    expected, expected_depth = brute_force(points, triangles, 24, 28)
-    assert (expected >= 0).mean() > 0.3 and (expected < 0).any()
-    assert (index == expected).mean() > 0.995  # a pixel centre on an edge may fall either way
-    same = (index == expected) & (index >= 0)
-    np.testing.assert_allclose(depth[same], expected_depth[same], atol=1e-3)
-    corners = points[triangles[index[same]]]
-    w1, w2 = weights[same].T
-    located = (1 - w1 - w2)[:, None] * corners[:, 0] + w1[:, None] * corners[:, 1] + w2[:, None] * corners[:, 2]
-    np.testing.assert_allclose(located[:, :2], np.argwhere(same)[:, ::-1] + 0.5, atol=1e-2)
-
-
-def test_normals_of_front_faces_look_at_the_viewer():
-    points = np.array([[0, 0, 0], [0, 9, 0], [9, 9, 0], [9, 0, 0]], np.float32)
-    triangles = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
-    assert (rasterise(points, triangles, 9, 9)[0] >= 0).all()
-    np.testing.assert_allclose(vertex_normals(points, triangles), np.tile([0, 0, 1], (4, 1)), atol=1e-6)
-
-
-def test_colours_spread_from_trusted_vertices():
-    edges = np.array([[0, 1], [1, 2]], np.int32)
-    colours = np.array([[10, 0, 0], [99, 99, 99], [30, 0, 0]], np.float32)
-    filled = fill_colours(colours, np.array([1, 0, 1], np.float32), edges, 3)
-    np.testing.assert_allclose(filled, [[10, 0, 0], [20, 0, 0], [30, 0, 0]])
-
-
-def test_warp_field_carries_a_shift_and_rests_at_the_border():
-    x, y = np.meshgrid(np.arange(60, 100, 2.0), np.arange(60, 100, 2.0))
-    end = np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
-    start = end + np.array([6, -4], np.float32)
-    still = np.zeros((21, 21), np.float32)
-    field = displacement_field(start, end, np.ones(len(end), np.float32), 21, 8.0, still, 80)
-    np.testing.assert_allclose(field[10, 10], [6, -4], atol=0.02)
-    border = np.concatenate([field[0], field[-1], field[:, 0], field[:, -1]])
-    assert not border.any()
-    run = field[10, 12:, 0]  # from the patch to the border
-    assert (np.diff(run) <= 1e-4).all() and 0 < run[4] < 6
 
 
 @pytest.mark.parametrize("angles", [(30, 0, 0), (0, -15, 0), (0, 0, 20), (-25, 10, -8)])

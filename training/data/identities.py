@@ -78,7 +78,8 @@ def load_portrait(studio: Studio, media: MediaFile, config: DataConfig) -> Portr
         return None
     camera = Camera(arrays["rotation"], float(arrays["scale"]), arrays["offset"])
     fit = HeadFit(arrays["identity"], arrays["expression"], camera, float(arrays["error"]))
-    return restore_portrait(studio, media.name, arrays["canvas"].astype(np.float32), arrays["landmarks"], fit)
+    canvas = arrays["canvas"].astype(np.float32)
+    return restore_portrait(studio, media.name, canvas, arrays["landmarks"], fit, arrays.get("frame"))
 
 
 def _fit_portrait(studio: Studio, media: MediaFile) -> dict[str, np.ndarray]:
@@ -95,7 +96,7 @@ def _fit_portrait(studio: Studio, media: MediaFile) -> dict[str, np.ndarray]:
         "canvas": portrait.canvas.round().astype(np.uint8), "landmarks": portrait.landmarks,
         "identity": fit.identity, "expression": fit.expression, "rotation": fit.camera.rotation,
         "scale": np.array(fit.camera.scale), "offset": fit.camera.offset, "error": np.array(fit.error),
-        "usable": np.array(usable),
+        "usable": np.array(usable), "frame": np.array(portrait.frame),
     }  # fmt: skip
 
 
