@@ -23,6 +23,7 @@ def animate(
     max_side: o.MaxSide = 1920,
     contact_sheet: o.ContactSheet = True,
     overwrite: o.Overwrite = False,
+    draft: o.Draft = False,
     weights: o.Weights = None,
     base: o.Base = None,
     adapter: o.Adapter = None,
@@ -49,6 +50,7 @@ def animate(
     segment_length: o.SegmentLength = None,
     history: o.History = None,
     history_noise: o.HistoryNoise = None,
+    start_level: o.StartLevel = None,
 ) -> None:
     """Animate a portrait with a driving video.
 
@@ -88,6 +90,8 @@ def animate(
         segment_length=segment_length,
         history=history,
         history_noise=history_noise,
+        start_level=start_level,
+        draft=draft,
     )
     from .animation import run  # brings torch, OpenCV and PyAV: not for `--help`
 

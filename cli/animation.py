@@ -16,7 +16,7 @@ from ..signals.paste import paste_back
 from ..signals.video import VideoReader, VideoWriter
 from .app import console
 from .config import AnimateConfig
-from .driver import DrivingSignals, Source, follow_driver, read_source
+from .driver import DrivingSignals, Source, draft_rule, follow_driver, read_source
 from .interrupt import Interrupted, StopRequest
 from .output import OutputFile
 from .progress import Screen, Stage
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .pipeline import Model  # brings torch and diffusers: seconds, spent only after the inputs were looked at
 
 log = logging.getLogger(__name__)
+
+DRAFT_PART = 16  # frames of a draft in memory together
 
 
 def run(cfg: AnimateConfig) -> int:
@@ -59,15 +61,51 @@ class Animation:
         """All stages, cheap checks first; returns the number of frames."""
         picture = load_image(self.cfg.source, max_side=self.cfg.max_side)
         reader = VideoReader(self.cfg.driving, start=self.cfg.start, max_frames=self.cfg.max_frames)
+        if self.cfg.draft:
+            sheet, told = self._draft(picture, reader)
+            return self._finish(sheet, told, reader)
         model = self._load()
         source = read_source(picture, self.cfg, model.crop)
         signals = self._follow(reader, source)
+        if model.adapter.posed:
+            signals.pose(source, self.cfg)
         self._describe(model, reader)
         sheet = self._write(model, source, reader, signals)
+        return self._finish(sheet, f"{model.sampling.steps} steps, seed {model.sampling.seed}", reader)
+
+    def _finish(self, sheet: SheetCollector, told: str, reader: VideoReader) -> int:
         self.output.commit()
         if self.cfg.contact_sheet:
-            self._save_sheet(sheet, model)
+            self._save_sheet(sheet, told)
         return reader.num_frames
+
+    def _draft(self, picture: np.ndarray, reader: VideoReader) -> tuple[SheetCollector, str]:
+        """The portrait's own 3D head over the driver's face, without a model."""
+        rule = draft_rule(picture, self.cfg)
+        source = read_source(picture, self.cfg, rule)
+        signals = self._follow(reader, source)
+        signals.pose(source, self.cfg)
+        timing, count = reader.timing, reader.timing.num_frames
+        sheet = SheetCollector(source.cropped, count)
+        size = picture.shape[:2] if self.cfg.paste_back else source.cropped.shape[:2]
+        stage, cut = self.screen.stage("drawing", count, "frames"), self.cfg.max_frames is not None
+        self.output.started = True
+        with VideoWriter(self.output.partial, size, timing, sound=self.cfg.driving, cut_sound=cut) as writer:
+            for start in range(0, count, DRAFT_PART):
+                frames = signals.take(min(DRAFT_PART, count - start))
+                assert frames.posed is not None
+                for i, posed in enumerate(frames.posed):
+                    self.stop.check()
+                    writer.write(self._whole(source, posed) if self.cfg.paste_back else posed)
+                    stage.advance()
+                    for row, made in (
+                        ("driver", frames.pictures[i]),
+                        ("masked signal", frames.masked[i]),
+                        ("result", posed),
+                    ):
+                        sheet.add(row, start + i, made)
+        stage.done()
+        return sheet, f"draft, {rule.size} px"
 
     def _load(self) -> Model:
         from .pipeline import load_model
@@ -132,11 +170,9 @@ class Animation:
     def _whole(self, source: Source, result: np.ndarray) -> np.ndarray:
         return paste_back(source.picture, result, source.crop.affines[0])[0]
 
-    def _save_sheet(self, sheet: SheetCollector, model: Model) -> None:
-        sampling, names = model.sampling, f"{self.cfg.source.name} + {self.cfg.driving.name}"
+    def _save_sheet(self, sheet: SheetCollector, told: str) -> None:
+        names = f"{self.cfg.source.name} + {self.cfg.driving.name}"
         try:
-            sheet.save(
-                self.output.sheet, f"{names}, {sampling.steps} steps, seed {sampling.seed}, {self.cfg.motion} motion"
-            )
+            sheet.save(self.output.sheet, f"{names}, {told}, {self.cfg.motion} motion")
         except MediaError as error:  # the video is whole and in its place
             log.warning("no contact sheet: %s", error)

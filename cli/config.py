@@ -47,6 +47,8 @@ class AnimateConfig:
     segment_length: int | None = None
     history: int | None = None
     history_noise: float | None = None
+    start_level: float | None = None
+    draft: bool = False
     paste_back: bool = True
     max_side: int = 1920
     start: int = 0

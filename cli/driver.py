@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 
 from ..errors import NoFaceError, UserError
+from ..heads.pose import PosedFrame, PosedPortrait
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
 from ..signals.motion import align_motion
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
 from ..signals.video import VideoReader
 from .config import AnimateConfig
+
+DRAFT_SCALE = 1.7  # side of a draft's square / size of the face
+DRAFT_LEAST, DRAFT_MOST = 128, 1024  # pixels of its side
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class DrivingFrames:
     pictures: np.ndarray
     masked: np.ndarray
     masks: np.ndarray
+    posed: np.ndarray | None = None  # (F, R, R, 3) the posed source
+    known: np.ndarray | None = None  # (F, R, R) what of it the photo shows, 0 or 255
 
 
 def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> Source:
@@ -56,6 +62,16 @@ def follow_driver(reader: VideoReader, cfg: AnimateConfig, on_frame: Callable[[i
         raise NoFaceError(f"driving video {cfg.driving}: {error}") from error
 
 
+def draft_rule(picture: np.ndarray, cfg: AnimateConfig) -> CropConfig:
+    """The crop rule of a draft: as many pixels as the portrait has there, or --resolution. Raises NoFaceError."""
+    scale = cfg.crop_scale or DRAFT_SCALE
+    if cfg.resolution:
+        return CropConfig(size=cfg.resolution, scale=scale)
+    square = read_source(picture, cfg, CropConfig(size=DRAFT_LEAST, scale=scale)).crop
+    side = DRAFT_LEAST / float(square.affines[0, 0, 0])
+    return CropConfig(size=int(np.clip(round(side / 16) * 16, DRAFT_LEAST, DRAFT_MOST)), scale=scale)
+
+
 class DrivingSignals:
     """Second reading: the driver's frames in order, cropped like the source and masked to the chosen regions."""
 
@@ -67,8 +83,16 @@ class DrivingSignals:
         mode = "relative" if cfg.motion == "relative" else "absolute"
         self.crop = align_motion(own, track, source_track, mode, cfg.reference)
         self._track = track
+        self._posed: Iterator[PosedFrame] | None = None
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
         self._frames = enumerate(reader)
+
+    def pose(self, source: Source, cfg: AnimateConfig) -> None:
+        """From now on `take` also gives the source posed by its 3D head. Raises NoFaceError."""
+        portrait = PosedPortrait(source.picture, source.track, source.rule.size, source.rule.scale)
+        landmarks = crop_landmarks(self._track.landmarks, self.crop.affines)
+        mode = "relative" if cfg.motion == "relative" else "absolute"
+        self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference)
 
     def take(self, count: int) -> DrivingFrames:
         """The next `count` frames. Raises UserError if the file gives fewer than in the first reading."""
@@ -81,4 +105,8 @@ class DrivingSignals:
         pictures = np.stack([crop_frame(frame, a, size) for (_, frame), a in zip(taken, affines, strict=True)])
         landmarks = crop_landmarks(self._track.landmarks[chosen], affines)
         masks = region_masks(landmarks, (size, size), self._regions)
-        return DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
+        frames = DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
+        if self._posed is None:
+            return frames
+        posed = list(islice(self._posed, count))
+        return replace(frames, posed=np.stack([p.picture for p in posed]), known=np.stack([p.known for p in posed]))

@@ -29,6 +29,7 @@ MaxSide = Annotated[int, _files("A larger source is scaled down to this many pix
 ContactSheet = Annotated[bool, _files("Write OUT.sheet.png as well.")]
 Overwrite = Annotated[bool, _files("Replace an existing output.", "--overwrite")]
 
+Draft = Annotated[bool, _model("The portrait's own 3D head alone: seconds, no model, the portrait's resolution.")]
 Weights = Annotated[
     Path | None, _model("Folder with *base, *adapter and *autoencoder.safetensors. By default the bundled model.")
 ]
@@ -60,4 +61,7 @@ FusionRescale = Annotated[
 ]
 SegmentLength = Annotated[int | None, _sampling(f"New frames made together. {_AS_TRAINED}", min=1)]
 History = Annotated[int | None, _sampling(f"Frames before that are shown to each segment. {_AS_TRAINED}", min=0)]
+StartLevel = Annotated[
+    float | None, _sampling(f"Noise level to begin at; below 1 from the posed source. {_AS_TRAINED}", min=0.05, max=1)
+]
 HistoryNoise = Annotated[float | None, _sampling(f"Noise added to them. {_AS_TRAINED}", min=0, max=1)]

@@ -106,6 +106,7 @@ def sampling_config(cfg: AnimateConfig, info: dict[str, Any]) -> SamplingConfig:
         steps=base.steps if cfg.steps is None else cfg.steps,
         solver=base.solver if cfg.solver is None else cast(Solver, cfg.solver),
         history_noise=base.history_noise if cfg.history_noise is None else cfg.history_noise,
+        start=base.start if cfg.start_level is None else cfg.start_level,
     )
 
 
@@ -122,8 +123,7 @@ def animate_frames(
 
     def signals_of(segment: Segment) -> SegmentSignals:
         now[:] = [driver.take(segment.length)]
-        masks = F.max_pool2d(torch.from_numpy(now[0].masks).float() / 255, FACTOR)
-        return SegmentSignals(encode(model, now[0].masked), masks.to(model.device))
+        return segment_signals(model, now[0])
 
     results = generate(
         model.denoiser,
@@ -139,6 +139,25 @@ def animate_frames(
         frames = now[0]
         for i, picture in enumerate(decode(model, result.latents)):
             yield AnimatedFrame(frames.first + i, frames.pictures[i], frames.masked[i], picture)
+
+
+def segment_signals(model: Model, frames: DrivingFrames) -> SegmentSignals:
+    """What the adapter wants of some driving frames; only that is encoded."""
+    masks = torch.from_numpy(frames.masks).float() / 255
+    config, posed = model.adapter, frames.posed
+    wants_posed = config.posed and posed is not None and frames.known is not None
+    return SegmentSignals(
+        F.max_pool2d(masks, FACTOR).to(model.device),
+        driving=encode(model, frames.masked) if config.uses_driving_latents else None,
+        driving_pixels=_pixels(frames.masked, masks.amax(1)) if config.aligned == "pixels" else None,
+        posed_pixels=_pixels(posed, torch.from_numpy(frames.known) / 255) if wants_posed else None,
+        posed=encode(model, posed) if wants_posed else None,
+    )
+
+
+def _pixels(pictures: np.ndarray, mask: Tensor) -> Tensor:
+    """(F, 4, R, R) float32 in 0..1: pictures (F, R, R, 3) uint8 and a mask (F, R, R)."""
+    return torch.cat([torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, mask[:, None].float()], 1)
 
 
 def _with_memory_advice(results: Iterator[SegmentResult]) -> Iterator[SegmentResult]:

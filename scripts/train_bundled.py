@@ -101,7 +101,7 @@ def main() -> None:
         crops=CropsConfig(size=320), crop=256 if wide else 128, batch=48 if wide else 8, steps=10**6 if wide else 6000,
         seconds=60 * a.autoencoder_minutes, lr=6e-4, muon_lr=8e-3, own_latents=(0.0, 0.3), blackout=0.03, ema=0.997,
         warmup=50, log_every=100, save_every=2000, device=a.device, metadata={"modelspec.license": "Apache-2.0"},
-        skipped_blocks=tuple(f"taesd_{name}" for name in ("encoder.1", "encoder.4", "encoder.5", "decoder.15", "decoder.18")),
+        skipped_blocks=tuple("taesd_" + b for b in ("encoder.1", "encoder.4", "encoder.5", "decoder.15", "decoder.18")),
     )  # fmt: skip
     if not (folder / ae.WEIGHTS).is_file() or ((folder / ae.CHECKPOINT).is_file() and not (folder / "done").is_file()):
         ae.train(config, folder, resume=(folder / ae.CHECKPOINT).is_file())
