@@ -51,6 +51,7 @@ def animate(
     history: o.History = None,
     history_noise: o.HistoryNoise = None,
     start_level: o.StartLevel = None,
+    detail: o.Detail = 1.0,
 ) -> None:
     """Animate a portrait with a driving video.
 
@@ -92,6 +93,7 @@ def animate(
         history_noise=history_noise,
         start_level=start_level,
         draft=draft,
+        detail=detail,
     )
     from .animation import run  # brings torch, OpenCV and PyAV: not for `--help`
 

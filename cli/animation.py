@@ -11,19 +11,23 @@ import numpy as np
 from rich.markup import escape
 
 from ..errors import MediaError, UserError
+from ..signals.detail import transfer_detail
 from ..signals.images import load_image
-from ..signals.paste import paste_back
+from ..signals.paste import paste_back, scaled_affine
 from ..signals.video import VideoReader, VideoWriter
 from .app import console
 from .config import AnimateConfig
-from .driver import DrivingSignals, Source, draft_rule, follow_driver, read_source
+from .driver import DrivingSignals, Source, draft_rule, follow_driver, own_size, read_source
 from .interrupt import Interrupted, StopRequest
 from .output import OutputFile
 from .progress import Screen, Stage
 from .sheet import SheetCollector
 
 if TYPE_CHECKING:
-    from .pipeline import Model  # brings torch and diffusers: seconds, spent only after the inputs were looked at
+    from .pipeline import (  # brings torch and diffusers: seconds, spent only after the inputs were looked at
+        AnimatedFrame,
+        Model,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +72,8 @@ class Animation:
         source = read_source(picture, self.cfg, model.crop)
         signals = self._follow(reader, source)
         if model.adapter.posed:
-            signals.pose(source, self.cfg)
+            fine = self.cfg.paste_back and self.cfg.detail > 0
+            signals.pose(source, self.cfg, max(own_size(source), model.crop.size) if fine else None)
         self._describe(model, reader)
         sheet = self._write(model, source, reader, signals)
         return self._finish(sheet, f"{model.sampling.steps} steps, seed {model.sampling.seed}", reader)
@@ -154,7 +159,8 @@ class Animation:
         with VideoWriter(self.output.partial, size, timing, sound=cfg.driving, cut_sound=cut) as writer:
             for frame in animate_frames(model, source.cropped, signals, timing.num_frames, self._on_step(stage)):
                 self.stop.check()
-                writer.write(self._whole(source, frame.result) if cfg.paste_back else frame.result)
+                square = self._detailed(frame)
+                writer.write(self._whole(source, square) if cfg.paste_back else square)
                 for row, made in (("driver", frame.driver), ("masked signal", frame.masked), ("result", frame.result)):
                     sheet.add(row, frame.number, made)
         stage.done()
@@ -167,8 +173,15 @@ class Animation:
 
         return on_step
 
+    def _detailed(self, frame: AnimatedFrame) -> np.ndarray:
+        """The result with the posed source's fine detail, where there is one."""
+        if frame.posed is None or not self.cfg.detail:
+            return frame.result
+        return transfer_detail(frame.result, frame.posed.picture, frame.posed.known, self.cfg.detail)
+
     def _whole(self, source: Source, result: np.ndarray) -> np.ndarray:
-        return paste_back(source.picture, result, source.crop.affines[0])[0]
+        affine = scaled_affine(source.crop.affines[0], len(result), source.crop.size)
+        return paste_back(source.picture, result, affine)[0]
 
     def _save_sheet(self, sheet: SheetCollector, told: str) -> None:
         names = f"{self.cfg.source.name} + {self.cfg.driving.name}"

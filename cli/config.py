@@ -49,6 +49,7 @@ class AnimateConfig:
     history_noise: float | None = None
     start_level: float | None = None
     draft: bool = False
+    detail: float = 1.0
     paste_back: bool = True
     max_side: int = 1920
     start: int = 0

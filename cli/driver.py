@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import cv2
 import numpy as np
 
 from ..errors import NoFaceError, UserError
@@ -42,6 +43,7 @@ class DrivingFrames:
     masks: np.ndarray
     posed: np.ndarray | None = None  # (F, R, R, 3) the posed source
     known: np.ndarray | None = None  # (F, R, R) what of it the photo shows, 0 or 255
+    fine: tuple[PosedFrame, ...] = ()  # the posed source as large as the portrait, for its detail
 
 
 def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> Source:
@@ -67,9 +69,13 @@ def draft_rule(picture: np.ndarray, cfg: AnimateConfig) -> CropConfig:
     scale = cfg.crop_scale or DRAFT_SCALE
     if cfg.resolution:
         return CropConfig(size=cfg.resolution, scale=scale)
-    square = read_source(picture, cfg, CropConfig(size=DRAFT_LEAST, scale=scale)).crop
-    side = DRAFT_LEAST / float(square.affines[0, 0, 0])
-    return CropConfig(size=int(np.clip(round(side / 16) * 16, DRAFT_LEAST, DRAFT_MOST)), scale=scale)
+    return CropConfig(size=own_size(read_source(picture, cfg, CropConfig(size=DRAFT_LEAST, scale=scale))), scale=scale)
+
+
+def own_size(source: Source) -> int:
+    """Side in pixels of the source's square at the portrait's own resolution, within what a draft may have."""
+    side = source.rule.size / float(source.crop.affines[0, 0, 0])
+    return int(np.clip(round(side / 16) * 16, DRAFT_LEAST, DRAFT_MOST))
 
 
 class DrivingSignals:
@@ -87,10 +93,11 @@ class DrivingSignals:
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
         self._frames = enumerate(reader)
 
-    def pose(self, source: Source, cfg: AnimateConfig) -> None:
-        """From now on `take` also gives the source posed by its 3D head. Raises NoFaceError."""
-        portrait = PosedPortrait(source.picture, source.track, source.rule.size, source.rule.scale)
-        landmarks = crop_landmarks(self._track.landmarks, self.crop.affines)
+    def pose(self, source: Source, cfg: AnimateConfig, size: int | None = None) -> None:
+        """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError."""
+        size = size or source.rule.size
+        portrait = PosedPortrait(source.picture, source.track, size, source.rule.scale)
+        landmarks = crop_landmarks(self._track.landmarks, self.crop.affines) * (size / source.rule.size)
         mode = "relative" if cfg.motion == "relative" else "absolute"
         self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference)
 
@@ -108,5 +115,14 @@ class DrivingSignals:
         frames = DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
         if self._posed is None:
             return frames
-        posed = list(islice(self._posed, count))
-        return replace(frames, posed=np.stack([p.picture for p in posed]), known=np.stack([p.known for p in posed]))
+        posed = tuple(islice(self._posed, count))
+        return replace(
+            frames,
+            posed=np.stack([_resized(p.picture, size) for p in posed]),
+            known=np.stack([_resized(p.known, size) for p in posed]),
+            fine=posed,
+        )
+
+
+def _resized(picture: np.ndarray, size: int) -> np.ndarray:
+    return picture if len(picture) == size else cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)

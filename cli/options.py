@@ -64,4 +64,7 @@ History = Annotated[int | None, _sampling(f"Frames before that are shown to each
 StartLevel = Annotated[
     float | None, _sampling(f"Noise level to begin at; below 1 from the posed source. {_AS_TRAINED}", min=0.05, max=1)
 ]
+Detail = Annotated[
+    float, _sampling("Fine detail of the posed source in the result, where they agree; 0: none.", min=0, max=1)
+]
 HistoryNoise = Annotated[float | None, _sampling(f"Noise added to them. {_AS_TRAINED}", min=0, max=1)]

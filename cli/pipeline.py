@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..heads.pose import PosedFrame
 from ..model.adapter import load_adapter
 from ..model.autoencoder import FACTOR
 from ..model.backends.diffusers import Denoiser, load_transformer, merge_lora
@@ -48,12 +49,16 @@ class Model:
 
 @dataclass(frozen=True)
 class AnimatedFrame:
-    """One result: frame number, driving picture, masked driving picture and result, each (R, R, 3) uint8."""
+    """One result: frame number, driving picture, masked driving picture and result, each (R, R, 3) uint8.
+
+    `posed` is the posed source as large as the portrait, if there is one.
+    """
 
     number: int
     driver: np.ndarray
     masked: np.ndarray
     result: np.ndarray
+    posed: PosedFrame | None = None
 
 
 def load_model(cfg: AnimateConfig) -> Model:
@@ -138,7 +143,8 @@ def animate_frames(
     for result in _with_memory_advice(results):
         frames = now[0]
         for i, picture in enumerate(decode(model, result.latents)):
-            yield AnimatedFrame(frames.first + i, frames.pictures[i], frames.masked[i], picture)
+            posed = frames.fine[i] if frames.fine else None
+            yield AnimatedFrame(frames.first + i, frames.pictures[i], frames.masked[i], picture, posed)
 
 
 def segment_signals(model: Model, frames: DrivingFrames) -> SegmentSignals:
