@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     data = typer.Typer(help="Training data: build shards, look at them.", no_args_is_help=True)
     data.command()(build)
     data.command()(inspect)
+    data.command()(pack)
     app.add_typer(data, name="data")
     app.command()(bundle)
 
@@ -150,6 +151,19 @@ def build(
     manifest = run(settings, out, split, clips, seed, workers, lambda done: print(f"{done} clips"))
     counts = ", ".join(f"{name} {part['clips']} clips" for name, part in manifest["splits"].items())
     print(f"{out}: {counts}")
+
+
+def pack(
+    config: Annotated[Path, typer.Argument(help="TOML file like configs/bundled-data.toml.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the two files.")],
+    root: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER: where a root of the file lies.")] = None,
+) -> None:
+    """Pack faces and clips for `scripts/train_bundled.py`: two small files that travel to a bare machine."""
+    require_extra()
+    from ..training.data.pack import write_pack
+
+    counts = write_pack(_data_config(config, root, {}), out)
+    typer.echo(f"{counts['faces']} faces and {counts['clips']} clips in {out}")
 
 
 def _data_config(path: Path, roots: list[str] | None, files: dict[str, Path | None]) -> DataConfig:

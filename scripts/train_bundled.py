@@ -35,6 +35,9 @@ def import_package() -> None:
         spec.loader.exec_module(module)
 
 
+import_package()  # here, as the processes that render import this module, too
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,7 +56,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    import_package()
     from dataclasses import replace
 
     import numpy as np

@@ -35,7 +35,7 @@ def transfer_detail(result: np.ndarray, draft: np.ndarray, known: np.ndarray, st
     if not strength:
         return own.copy()
     own, other = own.astype(np.float32), draft.astype(np.float32)
-    spread = COARSE * max(height, width)
+    spread = max(2.0, COARSE * max(height, width))
     coarse_own, coarse_other = (cv2.GaussianBlur(p, (0, 0), spread) for p in (own, other))
     gap = np.abs(coarse_own - coarse_other).mean(2)
     trust = cv2.erode(known, np.ones((3, 3), np.uint8)).astype(np.float32) / 255

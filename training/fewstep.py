@@ -92,7 +92,18 @@ class FewStepConfig:
 
 # --- samples: rendered by processes, kept on the device ---------------------------------------------------------------
 
-_WORLD: World | None = None  # of the render processes; inherited, not sent
+_WORLD: World | None = None  # of a render process
+_CONTEXT = multiprocessing.get_context("spawn")  # a forked process would hang where PyTorch has threads
+
+
+def _enter(world: World) -> None:
+    """What a render process does first: one thread, and the world."""
+    global _WORLD
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    _WORLD = world
 
 
 def _fit(number: int) -> Any:
@@ -102,29 +113,23 @@ def _fit(number: int) -> Any:
 
 def fit_world(world: World, workers: int) -> World:
     """The world with fitted faces, those that fit badly left out."""
-    global _WORLD
-    _WORLD = world
     if workers > 1:
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
+        with _CONTEXT.Pool(workers, _enter, (world,)) as pool:
             fitted = pool.map(_fit, range(len(world.faces)), chunksize=4)
     else:
-        fitted = [_fit(n) for n in range(len(world.faces))]
+        fitted = [fit_face_twice(face, world) for face in world.faces]
     good = [face for face in fitted if face is not None]
     log.info("%d of %d faces fit", len(good), len(world.faces))
     return replace(world, faces=good)
 
 
-def _render(out: Any, seed: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+def _render(out: Any, world: World, seed: int) -> None:
+    _enter(world)
     os.nice(3)
     rng = np.random.default_rng(seed)
     while True:
-        assert _WORLD is not None
         try:
-            out.put(make_sample(rng, _WORLD))
+            out.put(make_sample(rng, world))
         except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
             log.warning("a sample was left out: %s", error)
 
@@ -133,12 +138,10 @@ class Renderers:
     """Processes that render samples without end."""
 
     def __init__(self, world: World, workers: int, seed: int) -> None:
-        global _WORLD
-        _WORLD = world
-        context = multiprocessing.get_context("fork")
-        self.queue: Any = context.Queue(maxsize=4 * workers)
+        self.queue: Any = _CONTEXT.Queue(maxsize=4 * workers)
         self.processes = [
-            context.Process(target=_render, args=(self.queue, seed * 1000 + n), daemon=True) for n in range(workers)
+            _CONTEXT.Process(target=_render, args=(self.queue, world, seed * 1000 + n), daemon=True)
+            for n in range(workers)
         ]
         for process in self.processes:
             process.start()
@@ -618,14 +621,12 @@ def _draw_one(task: tuple[int, str]) -> PosedSample:
 
 def draw_heldout(world: World, config: FewStepConfig) -> list[PosedSample]:
     """Samples of people that training does not see: photos, and a sixth as many rendered and real clips each."""
-    global _WORLD
-    _WORLD = world
     few = max(2, config.heldout // 6)
     counts = {"rendered": few, "photo": config.heldout, "clip": few if world.clips else 0}
     tasks = [(900 + n, kind) for kind, count in counts.items() for n in range(count)]
     if config.workers == 1:
-        return [_draw_one(task) for task in tasks]
-    with multiprocessing.get_context("fork").Pool(config.workers) as pool:
+        return [make_sample(np.random.default_rng(seed), world, cast(Any, kind)) for seed, kind in tasks]
+    with _CONTEXT.Pool(config.workers, _enter, (world,)) as pool:
         return pool.map(_draw_one, tasks, chunksize=1)
 
 

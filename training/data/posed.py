@@ -23,6 +23,7 @@ from ...heads.model import load_head_model
 from ...heads.motion import Motion, invent, limit_angles, replay
 from ...heads.place import place, transfer
 from ...heads.scene import (
+    MARGIN,
     SUPERSAMPLING,
     Actor,
     Portrait,
@@ -109,8 +110,12 @@ class Clip:
     """A tracked clip, its face cropped with a margin."""
 
     name: str
-    frames: np.ndarray  # (n, side, side, 3) uint8, canvas without supersampling
-    track: FaceTrack  # in pixels of `frames`
+    video: bytes  # H.264; decoded anew for each sample, so that a world is small enough to be sent to processes
+    track: FaceTrack  # in pixels of the canvas without supersampling
+
+    def frames(self) -> np.ndarray:
+        """(n, side, side, 3) uint8."""
+        return _decode(self.video)
 
 
 @dataclass(frozen=True)
@@ -147,16 +152,16 @@ def open_world(
         arrays = {name: data[name] for name in data.files}
     starts = np.concatenate([[0], np.cumsum(arrays["lengths"])])
     for n in np.flatnonzero(arrays["splits"] == split)[:most_clips]:
-        frames = _decode(arrays["data"][arrays["offsets"][n] : arrays["offsets"][n + 1]].tobytes())
-        part = slice(starts[n], starts[n] + len(frames))
-        side = frames.shape[1]
+        video = arrays["data"][arrays["offsets"][n] : arrays["offsets"][n + 1]].tobytes()
+        part = slice(starts[n], starts[n + 1])
+        side = int(config.size * (1 + 2 * MARGIN))
         track = FaceTrack(
             arrays["landmarks"][part].astype(np.float32) / MARK_STEPS, arrays["blendshapes"][part].astype(np.float32),
-            arrays["matrices"][part], np.ones(len(frames), bool), (side, side),
+            arrays["matrices"][part], np.ones(starts[n + 1] - starts[n], bool), (side, side),
         )  # fmt: skip
         near, far = np.percentile(track.eye_distance, (95, 5))
         if near < MOST_ZOOM * far:  # one scale is kept over a clip
-            clips.append(Clip(str(arrays["names"][n]), frames, track))
+            clips.append(Clip(str(arrays["names"][n]), video, track))
     return World(config, target, posing, face_basis(posing.model, posing.table), faces, clips)
 
 
@@ -274,17 +279,18 @@ def _photo(rng: np.random.Generator, world: World) -> PosedSample:
 def _clip(rng: np.random.Generator, world: World) -> PosedSample:
     """Frames of a real clip; the source is another of its frames, the driver the clip itself or a rendered person."""
     studio, config = world.target, world.config
-    chances = np.array([len(clip.frames) for clip in world.clips], float) ** 0.5
+    chances = np.array([clip.track.num_frames for clip in world.clips], float) ** 0.5
     clip = world.clips[int(rng.choice(len(world.clips), p=chances / chances.sum()))]
-    order = _order(rng, len(clip.frames), config.frames)
-    row = int(rng.choice([t for t in range(len(clip.frames)) if not order.min() <= t <= order.max()] or [0]))
+    frames = clip.frames()
+    order = _order(rng, len(frames), config.frames)
+    row = int(rng.choice([t for t in range(len(frames)) if not order.min() <= t <= order.max()] or [0]))
     shown = _framed(rng, studio)
     landmarks = clip.track.landmarks * SUPERSAMPLING
     large = (studio.canvas_size, studio.canvas_size)
-    canvases = [cv2.resize(f, large, interpolation=cv2.INTER_CUBIC).astype(np.float32) for f in clip.frames[order]]
+    canvases = [cv2.resize(f, large, interpolation=cv2.INTER_CUBIC).astype(np.float32) for f in frames[order]]
     target = np.stack([_cut(canvas, shown, studio) for canvas in canvases])
     true = crop_points(landmarks[order], shown) / SUPERSAMPLING
-    wide = cv2.resize(clip.frames[row], large, interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    wide = cv2.resize(frames[row], large, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     if rng.random() < config.own_driver_share:
         driven, masks = _own_driver(rng, world, target, true)
         seen = _noisy(rng, true, still=0.5)

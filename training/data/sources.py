@@ -33,7 +33,7 @@ class MediaSource:
     root: str  # name of a folder in DataConfig.roots
     origin: str
     licence: str
-    portraits: tuple[str, ...] = ()  # files that lend a photo; of a moving picture the first frame with a face
+    portraits: tuple[str, ...] = ()  # files, or patterns with *, that lend a photo; of a moving picture one frame
     clips: tuple[str, ...] = ()  # files that lend frames (self-driven samples) and motion
     pairs: tuple[str, ...] = ()  # folders of cross-identity pairs made elsewhere, see `training.data.pairs`
     heldout: tuple[str, ...] = ()  # patterns of file names kept for validation
@@ -145,7 +145,11 @@ def list_media(config: DataConfig, split: str, kind: str) -> list[MediaFile]:
 
 
 def _files_of(config: DataConfig, source: MediaSource, kind: str) -> list[Path]:
-    named = [Path(config.roots[source.root]) / file for file in getattr(source, kind)]
+    folder = Path(config.roots[source.root])
+    named: list[Path] = []
+    for file in getattr(source, kind):
+        found = sorted(folder.glob(file)) if "*" in file else []
+        named += found or [folder / file]
     missing = [path for path in named if not (path.is_dir() if kind == "pairs" else path.is_file())]
     if missing:
         raise UserError(f"training media {missing[0]} does not exist: set the root {source.root!r}")
