@@ -150,15 +150,16 @@ def animate_frames(
 def segment_signals(model: Model, frames: DrivingFrames) -> SegmentSignals:
     """What the adapter wants of some driving frames; only that is encoded."""
     masks = torch.from_numpy(frames.masks).float() / 255
-    config, posed = model.adapter, frames.posed
-    wants_posed = config.posed and posed is not None and frames.known is not None
-    return SegmentSignals(
+    config = model.adapter
+    signals = SegmentSignals(
         F.max_pool2d(masks, FACTOR).to(model.device),
         driving=encode(model, frames.masked) if config.uses_driving_latents else None,
         driving_pixels=_pixels(frames.masked, masks.amax(1)) if config.aligned == "pixels" else None,
-        posed_pixels=_pixels(posed, torch.from_numpy(frames.known) / 255) if wants_posed else None,
-        posed=encode(model, posed) if wants_posed else None,
     )
+    if not config.posed or frames.posed is None or frames.known is None:
+        return signals
+    posed_pixels = _pixels(frames.posed, torch.from_numpy(frames.known) / 255)
+    return replace(signals, posed_pixels=posed_pixels, posed=encode(model, frames.posed))
 
 
 def _pixels(pictures: np.ndarray, mask: Tensor) -> Tensor:

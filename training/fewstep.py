@@ -426,7 +426,8 @@ class Run:
         self.optimizer.step(self.lr_share)
         with torch.no_grad():
             decay = min(c.ema, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
+            weights = [p.detach() for p in self.trained]
+            torch._foreach_lerp_(self.average, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.steps += 1
         self._note({"latent": latent, "decoded": decoded, "features": cast(Tensor, unlike)})
 

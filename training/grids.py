@@ -73,12 +73,12 @@ def sample_clip(
 ) -> Tensor:
     """Animate (C, h, w) with the signals of a whole clip, in segments as long as the stage's: latents (T, C, h, w)."""
     plan = plan_segments(
-        len(signals.driving), SegmentConfig(length=stage.frames, num_history=min(stage.history, stage.frames))
+        len(signals.masks), SegmentConfig(length=stage.frames, num_history=min(stage.history, stage.frames))
     )
 
     def signals_of(segment: Segment) -> SegmentSignals:
         part = slice(segment.start, segment.stop)
-        return SegmentSignals(signals.masks[part], signals.driving[part])
+        return SegmentSignals(signals.masks[part], None if signals.driving is None else signals.driving[part])
 
     results = generate(denoiser, source, signals_of, plan, sampling, device=source.device)
     return torch.cat([r.latents for r in results])

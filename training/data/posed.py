@@ -227,7 +227,7 @@ def _rendered(rng: np.random.Generator, world: World) -> PosedSample:
     wide = _wide_picture(studio, target, source_points)
     marks = studio.table.locate(source_points[None])[0].astype(np.float32)
     blendshapes = _blendshapes(world, motion.expression)
-    driven, masks, seen = _rendered_driver(rng, world, target, motion, heads, shown)
+    driven, masks, seen = _rendered_driver(rng, world, motion, studio.table.locate(heads), shown)
     posed = _pose(rng, world, wide, marks, None, seen, blendshapes, shown)
     colours = draw_colours(rng, 0.35)
     source = resample(wide, shown, (studio.fine, studio.fine))
@@ -263,8 +263,8 @@ def _photo(rng: np.random.Generator, world: World) -> PosedSample:
         driven, masks = _own_driver(rng, world, target[None], true)
         seen = _noisy(rng, true)
     else:
-        heads = studio.table.locate(portrait.points[None])
-        driven, masks, seen = _rendered_driver(rng, world, actor, motion, None, shown, heads)
+        over = studio.table.locate(portrait.points[None])
+        driven, masks, seen = _rendered_driver(rng, world, motion, over, shown)
         seen = _noisy(rng, true) if rng.random() < 0.5 else seen
     posed = _pose(rng, world, wide, marks, None, seen, face.blendshapes[None], shown)
     colours = draw_colours(rng, 0.35)
@@ -346,13 +346,14 @@ def _pose(
 def _rendered_driver(
     rng: np.random.Generator,
     world: World,
-    target: Actor,
     motion: Motion,
-    heads: np.ndarray | None,
+    landmarks: np.ndarray,
     shown: np.ndarray,
-    landmarks: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures (T, S, S, 3), masks (T, 3, S, S) and tracked landmarks (T, 478, 3) of another person over the target."""
+    """Pictures (T, S, S, 3), masks (T, 3, S, S) and tracked landmarks (T, 478, 3) of another person.
+
+    The driver lies over `landmarks` (T, 478, 3) of the target, canvas points.
+    """
     studio, config = world.target, world.config
     face = world.faces[int(rng.integers(len(world.faces)))]
     portrait = portrait_of(face, world, 0)
@@ -360,8 +361,7 @@ def _rendered_driver(
     actor = Actor(portrait, portrait, portrait.skin, studio.model.person(weights.astype(np.float32)))
     driven = move_head(studio, actor, motion)
     own = studio.table.locate(driven)
-    over = crop_points(studio.table.locate(heads) if heads is not None else landmarks, shown)
-    affine = _laid_over(over, own)
+    affine = _laid_over(crop_points(landmarks, shown), own)
     pictures = np.stack([draw(studio, actor, points, affine) for points in driven])
     marks = crop_points(own, affine) / SUPERSAMPLING * [1, 1, -1]
     changed, masks = _changed(rng, pictures, marks, config)
