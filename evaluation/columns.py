@@ -108,6 +108,13 @@ _TRUTH = [
 ]
 _TIME = [
     Column(
+        key="sharpness",
+        title="sharpness",
+        group=TIME,
+        better="more",
+        about="of edges, relative to the source's square: 1 is as sharp, .8 to 1.2 is good (`sharpness`)",
+    ),
+    Column(
         key="warping_error",
         title="warping error",
         group=TIME,

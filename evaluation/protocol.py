@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..signals.crops import CropConfig, plan_crop
+from ..signals.crops import CropConfig, crop_frame, plan_crop
 from ..signals.track import FaceTrack, detect_face, track_faces
 from ..signals.video import VideoReader
 from .bootstrap import mean_score
@@ -25,6 +25,7 @@ from .manifest import Pair
 from .redetection import MEASURES, Redetection, redetect
 from .report import Run
 from .score import Score
+from .sharpness import edge_sharpness
 from .sound import SoundCheck, check_sound
 from .video import MeasuredVideo, frame_series, square_of_result
 
@@ -49,6 +50,7 @@ class Reference:
     driver: FaceTrack  # unsmoothed
     fps: float
     source: np.ndarray | None = None  # (D,) identity embedding of the source
+    source_sharpness: float = 0.0  # of the source's square; 0: not known
     driver_looks: np.ndarray | None = None  # (D,) of the driver; None if the driver is the source's person
     cross: bool = True  # another person drives
     truth: MeasuredVideo | None = None
@@ -71,6 +73,7 @@ def measure(
         **{f"{key}_error": score for key, score in found.errors.items()},
         **_identity_scores(vectors, against),
         **_time_scores(series, against.segment_length),
+        "sharpness": _sharpness(series, against),
     }
     if against.truth and video is not against.truth:
         scores |= _truth_scores(series, vectors, against)
@@ -124,6 +127,7 @@ def evaluate_frames(
         select=select,
     )
     reference = with_looks(reference, source, portrait, driver)
+    reference = replace(reference, source_sharpness=edge_sharpness(crop_frame(source, place.affines[0], rule.size)))
     true_track = track
     if target is not None:
         if target is not driver:
@@ -242,6 +246,12 @@ def _truth_scores(series: dict[str, np.ndarray], vectors: np.ndarray | None, aga
     length = min(len(vectors), len(against.truth_vectors))
     alike = (vectors[:length] * against.truth_vectors[:length]).sum(1)
     return {**scores, "csim_target": mean_score(alike, counted=0.0)}
+
+
+def _sharpness(series: dict[str, np.ndarray], against: Reference) -> Score:
+    if not against.source_sharpness:
+        return Score.missing("no source picture to compare with")
+    return mean_score(series["sharpness"] / against.source_sharpness)
 
 
 def _time_scores(series: dict[str, np.ndarray], segment_length: int | None) -> dict[str, Score]:

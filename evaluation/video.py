@@ -13,6 +13,7 @@ from ..signals.crops import Crop, CropConfig, crop_frame, plan_crop
 from ..signals.track import FaceTrack
 from .fidelity import l1, psnr, ssim
 from .length import mean_lab
+from .sharpness import edge_sharpness
 from .temporal import tof, warping_error
 
 
@@ -71,10 +72,12 @@ def best_source_frame(track: FaceTrack, rule: CropConfig) -> int:
 def frame_series(result: Iterable[np.ndarray], truth: Iterable[np.ndarray] = ()) -> dict[str, np.ndarray]:
     """What can be measured frame by frame of squares (R, R, 3) uint8; `truth`: the true ones, as far as there are any.
 
-    (T,) psnr, ssim, l1 and (T, 3) colour (CIELAB); (T - 1,) change, warping_error and tof from frame t to t + 1, change
+    (T,) psnr, ssim, l1, sharpness and (T, 3) colour (CIELAB); (T - 1,) change, warping_error and tof from frame t to t + 1, change
     being the mean absolute difference. nan where there is no true frame.
     """
-    values: dict[str, list[float]] = {key: [] for key in ("psnr", "ssim", "l1", "change", "warping_error", "tof")}
+    values: dict[str, list[float]] = {
+        key: [] for key in ("psnr", "ssim", "l1", "change", "warping_error", "tof", "sharpness")
+    }
     colours: list[np.ndarray] = []
     past: np.ndarray | None = None
     true_past: np.ndarray | None = None
@@ -82,6 +85,7 @@ def frame_series(result: Iterable[np.ndarray], truth: Iterable[np.ndarray] = ())
         if now is None:
             break
         colours.append(mean_lab(now))
+        values["sharpness"].append(edge_sharpness(now))
         for key, metric in (("psnr", psnr), ("ssim", ssim), ("l1", l1)):
             values[key].append(metric(now, true) if true is not None else np.nan)
         if past is not None:
