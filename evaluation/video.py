@@ -72,8 +72,8 @@ def best_source_frame(track: FaceTrack, rule: CropConfig) -> int:
 def frame_series(result: Iterable[np.ndarray], truth: Iterable[np.ndarray] = ()) -> dict[str, np.ndarray]:
     """What can be measured frame by frame of squares (R, R, 3) uint8; `truth`: the true ones, as far as there are any.
 
-    (T,) psnr, ssim, l1, sharpness and (T, 3) colour (CIELAB); (T - 1,) change, warping_error and tof from frame t to t + 1, change
-    being the mean absolute difference. nan where there is no true frame.
+    (T,) psnr, ssim, l1, sharpness and (T, 3) colour (CIELAB); (T - 1,) change, warping_error and tof from frame t to
+    t + 1, change being the mean absolute difference. nan where there is no true frame.
     """
     values: dict[str, list[float]] = {
         key: [] for key in ("psnr", "ssim", "l1", "change", "warping_error", "tof", "sharpness")
