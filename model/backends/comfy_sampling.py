@@ -89,6 +89,7 @@ def sample_video(
     cfg: SegmentConfig,
     history_noise: float = 0.0,
     *,
+    start: float = 1.0,
     finished: Tensor | None = None,
     on_step: StepCallback | None = None,
 ) -> VideoLatents:
@@ -97,6 +98,7 @@ def sample_video(
     Args:
         noise: ComfyUI's NOISE. Its random noise is drawn per frame as a function of (seed, frame number) alone, so the
             same beginning of a video gives the same result; another kind of noise is asked for each segment's.
+        start: noise level at which sampling begins, as a share of the sigmas; below 1 it begins from the posed source.
         finished: latents (P, C, h, w) of the video's first frames from an earlier run; whole segments of them are kept
             and not made again.
         on_step: called after every step with the steps done and to do over all segments.
@@ -104,7 +106,12 @@ def sample_video(
     """
     if len(sigmas) < 2:
         raise UserError("the sigmas hold no step: raise the scheduler's steps or its denoise")
+    sigmas, guider = sigmas * start, guider.encoded(from_posed=start < 1)
     signals = guider.signals
+    if start < 1 and signals.posed is None:
+        raise UserError(
+            f"start {start:g} begins from the posed source, and there is none: connect posed, or use start 1"
+        )
     plan = plan_segments(signals.num_frames, cfg)
     done = _kept(finished, plan, signals.latent_shape)
     todo = [s for s in plan if s.start >= sum(len(d) for d in done)]
@@ -116,18 +123,25 @@ def sample_video(
         past = _history(guider, done, segment, history_noise, noise.seed)
         part = guider.for_frames(segment.start, segment.stop, past, sources)
         callback = _shifted(on_step, number * steps, len(todo) * steps)
-        done.append(_sample_segment(part, noise, sampler, sigmas, segment, callback))
+        done.append(_sample_segment(part, noise, sampler, sigmas, segment, callback, from_posed=start < 1))
         reports.append(SegmentReport(segment, time.perf_counter() - began, part.branches, _drift(done[0], done[-1])))
     return VideoLatents(torch.cat(done), tuple(reports))
 
 
 def _sample_segment(
-    guider: SVDPGuider, noise: Any, sampler: Any, sigmas: Tensor, segment: Segment, callback: StepCallback | None
+    guider: SVDPGuider,
+    noise: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    segment: Segment,
+    callback: StepCallback | None,
+    from_posed: bool,
 ) -> Tensor:
     empty = torch.zeros(segment.length, *guider.signals.latent_shape)
+    posed = guider.signals.posed if from_posed else None
     latents = guider.sample(
         segment_noise(noise, segment, empty),
-        empty,
+        empty if posed is None else posed,  # ComfyUI mixes it with the noise as the first sigma says
         sampler,
         sigmas,
         callback=callback,
