@@ -64,21 +64,27 @@ class SegmentPlan:
 
     segments: SegmentConfig
     history_noise: float
+    start: float  # noise level at which sampling begins
 
 
-def segment_plan(guider: Any, length: int, num_history: int, history_noise: float) -> SegmentPlan:
-    """What a user chose; length 0, history below 0 and noise below 0 stand for the adapter's own values.
+def segment_plan(guider: Any, length: int, num_history: int, history_noise: float, start: float = -1.0) -> SegmentPlan:
+    """What a user chose; length 0, and history, noise and start below 0, stand for the adapter's own values.
 
     Raises `UserError` if the guider is another node's.
     """
     if not isinstance(guider, SVDPGuider):
         raise UserError(f"this sampler needs the guider of Signal Fusion, not {type(guider).__name__}")
     own = guider.applied.config
+    sampling = guider.applied.info.get("sampling") or {}
     length = length or own.segment_length
     num_history = min(own.num_history, length) if num_history < 0 else num_history
     if history_noise < 0:
-        history_noise = float((guider.applied.info.get("sampling") or {}).get("history_noise", 0.0))
-    return SegmentPlan(SegmentConfig(length=length, num_history=num_history), history_noise)
+        history_noise = float(sampling.get("history_noise", 0.0))
+    if start < 0:  # the adapter's own value is for a posed source
+        start = float(sampling.get("start", 1.0)) if guider.signals.has_posed else 1.0
+    if not 0 < start <= 1:
+        raise UserError(f"start must be above 0 and at most 1, got {start:g}: use 1 to begin from noise")
+    return SegmentPlan(SegmentConfig(length=length, num_history=num_history), history_noise, start)
 
 
 def sample_video(

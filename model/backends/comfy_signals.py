@@ -50,6 +50,11 @@ class VideoSignals:
         """Shape (C, h, w) of one frame's latent."""
         return tuple(self.source.shape[1:])
 
+    @property
+    def has_posed(self) -> bool:
+        """Whether there is a posed source."""
+        return self.posed is not None or self.posed_pixels is not None
+
     def take(self, start: int, stop: int) -> VideoSignals:
         """The signals of frames [start, stop)."""
         part = {name: t[start:stop] for name in _BY_FRAME if (t := getattr(self, name)) is not None}
@@ -60,6 +65,16 @@ class VideoSignals:
         wanted = {"driving": config.uses_driving_latents, "posed": config.copy_gate or from_posed}
         found = {name: t for name, needed in wanted.items() if needed and (t := self._latents(name)) is not None}
         return replace(self, **found)
+
+    def only_for(self, config: AdapterConfig, from_posed: bool = False) -> VideoSignals:
+        """Encoded, and without what the adapter does not take: for long videos."""
+        return replace(
+            self.encoded(config, from_posed),
+            driving_pixels=self.driving_pixels if config.uses_aligned and config.aligned == "pixels" else None,
+            posed_pixels=self.posed_pixels if config.posed else None,
+            vae=None,
+            made={},
+        )
 
     def _latents(self, name: str) -> Tensor | None:
         own, pixels = getattr(self, name), getattr(self, f"{name}_pixels")
