@@ -27,8 +27,8 @@ class SVDPAnimatePortrait(io.ComfyNode):
             display_name="Animate Portrait (SVDP)",
             category=CATEGORY,
             description="The whole chain in one node: finds the faces, cuts them out, animates, pastes back. The "
-            "result has the driver's sound, frame rate and number of frames; of a long video only latents are kept in "
-            "memory. Without anything connected to model, adapter and vae, the small bundled model is used.",
+            "result has the driver's sound, frame rate and number of frames; of a long video only small squares stay "
+            "in memory. Without anything connected to model, adapter and vae, the small bundled model is used.",
             search_aliases=["portrait animation", "talking head", "live portrait", "face reenactment", "svdp"],
             inputs=[
                 io.Image.Input("source", tooltip="The portrait: one picture with a face, of any size."),
@@ -90,6 +90,14 @@ class SVDPAnimatePortrait(io.ComfyNode):
                 _region("mouth", "lips and speech"),
                 _face("source_face", "portrait"),
                 _face("driving_face", "driving video"),
+                io.Combo.Input(
+                    "mode",
+                    options=["model", "draft"],
+                    default="model",
+                    optional=True,
+                    tooltip="model: the model animates. draft: the portrait's 3D head alone, without sampling, as "
+                    "sharp as the portrait.",
+                ),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video", tooltip="The animated portrait, for Save Video."),
@@ -114,7 +122,7 @@ class SVDPAnimatePortrait(io.ComfyNode):
     @classmethod
     def execute(
         cls, source, driving, seed, motion, follow, steps, max_frames, paste_back, eyes, nose, mouth,
-        source_face, driving_face, model=None, adapter=None, vae=None,
+        source_face, driving_face, model=None, adapter=None, vae=None, mode="model",
     ) -> io.NodeOutput:  # fmt: skip
         from . import animation
         from .media import to_image, video_file
@@ -130,8 +138,11 @@ class SVDPAnimatePortrait(io.ComfyNode):
             source_face=FACES[source_face],
             driving_face=FACES[driving_face],
         )
-        complete = animation.complete_model(model, adapter, vae)
-        made = animation.animate(complete, source[0], video_file(driving), wishes)
+        if mode == "draft":
+            made = animation.draft(adapter, source[0], video_file(driving), wishes)
+        else:
+            complete = animation.complete_model(model, adapter, vae)
+            made = animation.animate(complete, source[0], video_file(driving), wishes)
         return io.NodeOutput(InputImpl.VideoFromFile(str(made.path)), to_image(made.sheet[None]), made.report)
 
 

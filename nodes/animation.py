@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import comfy.model_management
 import comfy.samplers
@@ -17,18 +18,18 @@ import comfy.sd
 import comfy.utils
 import latent_preview
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..heads.pose import PosedFrame, PosedPortrait
 from ..model.backends.comfy import LoadedAdapter, apply_adapter, load_adapter, own_fusion
 from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
 from ..model.backends.comfy_sampling import sample_video, segment_plan
-from ..model.backends.comfy_signals import encode_signals
+from ..model.backends.comfy_signals import encode_signals, encode_source, joined
 from ..model.config import FusionConfig
 from ..model.flow import sigma_schedule
 from ..model.sampling import SamplingConfig
-from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
+from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop, zoom_of
 from ..signals.motion import align_motion
 from ..signals.paste import paste_back
 from ..signals.preview import contact_sheet, pick_frames
@@ -40,9 +41,13 @@ from .media import temporary_file, to_image, to_mask, to_uint8
 
 log = logging.getLogger(__name__)
 
+Stages = tuple[tuple[str, int], ...]
+
 PART = 32  # frames encoded, decoded and written together
 COLUMNS, CELL = 8, 160  # of the contact sheet, pixels
-STAGES = (("track", 15), ("encode", 10), ("sample", 65), ("write", 10))  # share of the progress bar, in percent
+STAGES = (("track", 15), ("encode", 20), ("sample", 55), ("write", 10))  # share of the progress bar, in percent
+DRAFT_STAGES = (("track", 30), ("write", 70))
+DRAFT_STEP, DRAFT_SIDES = 16, (128, 1024)  # sides of a draft's square, pixels: multiples of, and from - to
 
 
 @dataclass(frozen=True)
@@ -90,39 +95,68 @@ def complete_model(model: Any, adapter: LoadedAdapter | None, vae: Any) -> Model
     return Model(model, adapter, vae)
 
 
+def complete_adapter(adapter: LoadedAdapter | None) -> LoadedAdapter:
+    """The connected adapter, else the bundled one: it says how wide the squares are cut."""
+    own = bundled(KEY)
+    return adapter or load_adapter(str(own), own.name)
+
+
 def _bundled_model() -> Model:
-    base, autoencoder, adapter = (bundled(key) for key in ("diffusion_models", "vae", KEY))
+    base, autoencoder = (bundled(key) for key in ("diffusion_models", "vae"))
     state, metadata = comfy.utils.load_torch_file(str(autoencoder), return_metadata=True)
     vae = comfy.sd.VAE(sd=state, metadata=metadata)
-    return Model(comfy.sd.load_diffusion_model(str(base)), load_adapter(str(adapter), adapter.name), vae)
+    return Model(comfy.sd.load_diffusion_model(str(base)), complete_adapter(None), vae)
 
 
 def animate(model: Model, picture: Tensor, driving: Path, wishes: Wishes) -> Result:
     """Animate one picture (H, W, 3) with a driving file. Raises UserError, MediaError or NoFaceError in words."""
-    return _Run(model, to_uint8(picture), driving, wishes).run()
+    return _ModelRun(model, to_uint8(picture), driving, wishes).run()
+
+
+def draft(adapter: LoadedAdapter | None, picture: Tensor, driving: Path, wishes: Wishes) -> Result:
+    """The portrait's 3D head alone over the driver's face, as sharp as the picture; errors as in `animate`."""
+    return _DraftRun(complete_adapter(adapter).config.crop_scale, to_uint8(picture), driving, wishes).run()
+
+
+def draft_side(source: FaceTrack, scale: float) -> int:
+    """Side in pixels of a draft's square: as many as the picture has there, rounded up, within limits."""
+    square = plan_crop(source, CropConfig(size=DRAFT_STEP, scale=scale))
+    there = DRAFT_STEP / float(zoom_of(square.affines)[0])
+    return int(np.clip(np.ceil(there / DRAFT_STEP) * DRAFT_STEP, *DRAFT_SIDES))
 
 
 class _Run:
-    """One animation: its stages in order."""
+    """What both ways of animating share: faces, squares, the posed head, the finished file."""
 
-    def __init__(self, model: Model, picture: np.ndarray, driving: Path, wishes: Wishes) -> None:
-        self.model, self.picture, self.wishes = model, picture, wishes
-        self.size = model.adapter.config.resolution
-        self.rule = CropConfig(size=self.size, scale=model.adapter.config.crop_scale)
+    def __init__(self, picture: np.ndarray, driving: Path, wishes: Wishes, stages: Stages) -> None:
+        self.picture, self.wishes = picture, wishes
         self.reader = VideoReader(driving, max_frames=wishes.max_frames or None)
-        self.progress = _Stages()
+        self.progress = _Stages(stages)
+        self.source = detect_face(picture, select=wishes.source_face)
 
-    def run(self) -> Result:
-        source = detect_face(self.picture, select=self.wishes.source_face)
-        place = plan_crop(source, self.rule)
-        cropped = crop_frame(self.picture, place.affines[0], self.size)
-        track = self._follow()
-        driver = self._driver_crop(track, crop_track(source, place))
-        sheet = _Sheet(cropped, track.num_frames)
-        signals = self._encode(cropped, track, driver, sheet)
-        latents, told = self._sample(signals)
-        path = self._write(latents, place, sheet)
-        return Result(path, sheet.picture(), f"{describe_track(track)}\n{told}")
+    def _cut(self, size: int, scale: float) -> np.ndarray:
+        """The portrait's square (size, size, 3)."""
+        self.rule = CropConfig(size=size, scale=scale)
+        self.place = plan_crop(self.source, self.rule)
+        return crop_frame(self.picture, self.place.affines[0], size)
+
+    def _pose(self, track: FaceTrack, crop: Crop) -> Iterator[PosedFrame]:
+        """The portrait's head over the driver's face in every frame."""
+        portrait = PosedPortrait(self.picture, self.source, self.rule.size, self.rule.scale)
+        return portrait.pose(crop_landmarks(track.landmarks, crop.affines), track.blendshapes, self._motion)
+
+    @property
+    def _motion(self) -> Literal["absolute", "relative"]:
+        return "relative" if self.wishes.motion == "relative" else "absolute"
+
+    def _finished(self, square: np.ndarray) -> np.ndarray:
+        """A frame of the result."""
+        return paste_back(self.picture, square, self.place.affines[0])[0] if self.wishes.paste else square
+
+    def _writer(self, path: Path) -> VideoWriter:
+        size, cut = self.picture.shape[:2], self.wishes.max_frames > 0
+        size = size if self.wishes.paste else (self.rule.size, self.rule.size)
+        return VideoWriter(path, size, self.reader.timing, sound=self.reader.path, cut_sound=cut)
 
     def _follow(self) -> FaceTrack:
         step = self.progress.stage("track", self.wishes.max_frames or self.reader.info.declared_frames)
@@ -134,11 +168,59 @@ class _Run:
 
     def _driver_crop(self, track: FaceTrack, source: FaceTrack) -> Crop:
         own = plan_crop(track, self.rule)
-        return align_motion(own, track, source, "relative" if self.wishes.motion == "relative" else "absolute")
+        return align_motion(own, track, source, self._motion)
+
+
+class _DraftRun(_Run):
+    """A draft: no model, no sampling."""
+
+    def __init__(self, scale: float, picture: np.ndarray, driving: Path, wishes: Wishes) -> None:
+        super().__init__(picture, driving, wishes, DRAFT_STAGES)
+        self.scale = scale
+
+    def run(self) -> Result:
+        size = draft_side(self.source, self.scale)
+        cropped, track = self._cut(size, self.scale), self._follow()
+        crop = self._driver_crop(track, crop_track(self.source, self.place))
+        sheet, began = _Sheet(cropped, track.num_frames), time.perf_counter()
+        path = self._write(self._pose(track, crop), crop, sheet)
+        told = f"draft: {track.num_frames} frames, squares of {size} pixels, {time.perf_counter() - began:.1f} s"
+        return Result(path, sheet.picture(), f"{describe_track(track)}\n{told}")
+
+    def _write(self, posed: Iterator[PosedFrame], crop: Crop, sheet: _Sheet) -> Path:
+        path, step = temporary_file(".mp4"), self.progress.stage("write", len(crop.affines))
+        with self._writer(path) as writer:
+            for number, (frame, made) in enumerate(zip(self.reader, posed, strict=True)):
+                step()
+                writer.write(self._finished(made.picture))
+                sheet.add("driver", number, crop_frame(frame, crop.affines[number], crop.size)[None])
+                sheet.add("draft", number, made.picture[None])
+        return path
+
+
+class _ModelRun(_Run):
+    """An animation by a model: its stages in order."""
+
+    def __init__(self, model: Model, picture: np.ndarray, driving: Path, wishes: Wishes) -> None:
+        super().__init__(picture, driving, wishes, STAGES)
+        self.model, self.size = model, model.adapter.config.resolution
+
+    def run(self) -> Result:
+        cropped = self._cut(self.size, self.model.adapter.config.crop_scale)
+        track = self._follow()
+        driver = self._driver_crop(track, crop_track(self.source, self.place))
+        sheet = _Sheet(cropped, track.num_frames)
+        signals = self._encode(cropped, track, driver, sheet)
+        latents, told = self._sample(signals)
+        path = self._write(latents, sheet)
+        return Result(path, sheet.picture(), f"{describe_track(track)}\n{told}")
 
     def _encode(self, cropped: np.ndarray, track: FaceTrack, crop: Crop, sheet: _Sheet) -> VideoSignals:
         step, cfg = self.progress.stage("encode", track.num_frames), RegionConfig(regions=self.wishes.regions)
-        source, parts = to_image(cropped[None]), []
+        adapter, source, parts = self.model.adapter, to_image(cropped[None]), []
+        latent = encode_source(self.model.vae, source)
+        posed = self._pose(track, crop) if adapter.config.posed else None
+        from_posed = adapter.sampling.get("start", 1.0) < 1
         for chosen, frames in _parts(iter(self.reader), track.num_frames):
             affines = crop.affines[chosen]
             cut = np.stack([crop_frame(f, a, self.size) for f, a in zip(frames, affines, strict=True)])
@@ -147,11 +229,26 @@ class _Run:
             sheet.add("driver", chosen.start, cut)
             sheet.add("what the model sees of it", chosen.start, masked)
             regions = [to_mask(masks[:, r]) for r in range(len(REGIONS))]
-            parts.append(encode_signals(self.model.vae, source, to_image(masked), regions, None))
-            step(len(frames))
-        return replace(
-            parts[0], driving=torch.cat([p.driving for p in parts]), masks=torch.cat([p.masks for p in parts])
-        )
+            signals = encode_signals(
+                self.model.vae, source, to_image(masked), regions,
+                source_latent=latent, **self._posed_part(posed, chosen, step, sheet),
+            )  # fmt: skip
+            parts.append(signals.only_for(adapter.config, from_posed))
+        return joined(parts)
+
+    def _posed_part(
+        self, posed: Iterator[PosedFrame] | None, chosen: slice, step: Callable[[], None], sheet: _Sheet
+    ) -> dict[str, Tensor]:
+        """The next posed pictures and what of them is known, as `encode_signals` takes them."""
+        made = []
+        for _ in range(chosen.start, chosen.stop):
+            made += [] if posed is None else [next(posed)]
+            step()
+        if not made:
+            return {}
+        pictures = np.stack([p.picture for p in made])
+        sheet.add("posed source", chosen.start, pictures)
+        return {"posed": to_image(pictures), "known": to_mask(np.stack([p.known for p in made]))}
 
     def _sample(self, signals: VideoSignals) -> tuple[Tensor, str]:
         adapter, own = self.model.adapter, self.model.adapter.sampling
@@ -177,21 +274,20 @@ class _Run:
             sigma_schedule(steps, shift),
             plan.segments,
             plan.history_noise,
+            start=plan.start,
             on_step=on_step,
         )
         return result.latents, result.text()
 
-    def _write(self, latents: Tensor, place: Crop, sheet: _Sheet) -> Path:
-        timing, path = self.reader.timing, temporary_file(".mp4")
-        step, cut = self.progress.stage("write", timing.num_frames), self.wishes.max_frames > 0
-        size = self.picture.shape[:2] if self.wishes.paste else (self.size, self.size)
-        with VideoWriter(path, size, timing, sound=self.reader.path, cut_sound=cut) as writer:
-            for start in range(0, timing.num_frames, PART):
+    def _write(self, latents: Tensor, sheet: _Sheet) -> Path:
+        path, step = temporary_file(".mp4"), self.progress.stage("write", len(latents))
+        with self._writer(path) as writer:
+            for start in range(0, len(latents), PART):
                 decoded = to_uint8(self.model.vae.decode(latents[start : start + PART]))
                 sheet.add("result", start, decoded)
                 for frame in decoded:
                     step()
-                    writer.write(paste_back(self.picture, frame, place.affines[0])[0] if self.wishes.paste else frame)
+                    writer.write(self._finished(frame))
         return path
 
 
@@ -205,14 +301,15 @@ class Noise_RandomNoise:  # named like ComfyUI's own: then noise is a function o
 class _Stages:
     """One progress bar over all stages; every step is also the moment at which Cancel takes effect."""
 
-    def __init__(self) -> None:
-        self._bar = comfy.utils.ProgressBar(100)
-        self._before = dict(zip((n for n, _ in STAGES), np.cumsum([0, *(s for _, s in STAGES)]).tolist(), strict=False))
+    def __init__(self, stages: Stages) -> None:
+        self._bar, self._shares = comfy.utils.ProgressBar(100), dict(stages)
+        before = np.cumsum([0, *self._shares.values()]).tolist()
+        self._before = dict(zip(self._shares, before, strict=False))
 
     def show(self, stage: str, share: float, preview: Any = None) -> None:
         """This share of the stage is done."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        done = self._before[stage] + dict(STAGES)[stage] * min(share, 1.0)
+        done = self._before[stage] + self._shares[stage] * min(share, 1.0)
         self._bar.update_absolute(round(done), 100, preview)
 
     def stage(self, name: str, total: int) -> Any:

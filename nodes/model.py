@@ -172,6 +172,17 @@ class SVDPEncodeSignals(io.ComfyNode):
                 io.Mask.Input("eyes", optional=True, tooltip="Where the eyes are, so that they get a strength."),
                 io.Mask.Input("nose", optional=True, tooltip="Where the nose is, so that it gets a strength."),
                 io.Mask.Input("mouth", optional=True, tooltip="Where the mouth is, so that it gets a strength."),
+                io.Image.Input(
+                    "posed",
+                    optional=True,
+                    tooltip="The portrait in the driver's pose, from Pose Portrait: for adapters that take it; others "
+                    "leave it aside.",
+                ),
+                io.Mask.Input(
+                    "known",
+                    optional=True,
+                    tooltip="What of the posed pictures the portrait shows, from Pose Portrait. Without it: all.",
+                ),
             ],
             outputs=[
                 SignalsType.Output("signals", display_name="signals", tooltip="For Signal Fusion."),
@@ -185,13 +196,16 @@ class SVDPEncodeSignals(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, source, masked, mask=None, eyes=None, nose=None, mouth=None) -> io.NodeOutput:
+    def execute(
+        cls, vae, source, masked, mask=None, eyes=None, nose=None, mouth=None, posed=None, known=None
+    ) -> io.NodeOutput:
         import torch
 
         from ..model.backends.comfy_signals import encode_signals
 
-        signals = encode_signals(vae, source, masked, [eyes, nose, mouth], mask)
-        return io.NodeOutput(signals, {"samples": torch.zeros_like(signals.driving)})
+        signals = encode_signals(vae, source, masked, [eyes, nose, mouth], mask, posed=posed, known=known)
+        empty = torch.zeros(signals.num_frames, *signals.latent_shape)
+        return io.NodeOutput(signals, {"samples": empty})
 
 
 class SVDPSignalFusion(io.ComfyNode):
@@ -318,6 +332,18 @@ class SVDPSegmentedSampler(io.ComfyNode):
                     tooltip="The first frames of the same video from an earlier run: whole segments of them are kept "
                     "and not made again.",
                 ),
+                io.Float.Input(
+                    "start",
+                    default=OWN,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Noise level at which sampling begins. 1: from noise. Lower: from the posed source, of "
+                    "which more stays; needs posed at Encode Signals. -1: the adapter's own value.",
+                ),
             ],
             outputs=[
                 io.Latent.Output("samples", display_name="latent", tooltip="All frames, for VAE Decode."),
@@ -331,13 +357,13 @@ class SVDPSegmentedSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, noise, guider, sampler, sigmas, segment_length, history, history_noise, finished=None
+        cls, noise, guider, sampler, sigmas, segment_length, history, history_noise, finished=None, start=OWN
     ) -> io.NodeOutput:
         import latent_preview
 
         from ..model.backends.comfy_sampling import sample_video, segment_plan
 
-        plan = segment_plan(guider, segment_length, history, history_noise)
+        plan = segment_plan(guider, segment_length, history, history_noise, start)
         result = sample_video(
             guider,
             noise,
@@ -345,6 +371,7 @@ class SVDPSegmentedSampler(io.ComfyNode):
             sigmas,
             plan.segments,
             plan.history_noise,
+            start=plan.start,
             finished=None if finished is None else finished["samples"],
             on_step=latent_preview.prepare_callback(guider.model_patcher, max(1, len(sigmas) - 1)),
         )

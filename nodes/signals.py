@@ -273,6 +273,94 @@ class SVDPRegionMasks(io.ComfyNode):
         return io.NodeOutput(masked, union, masks[:, 0], masks[:, 1], masks[:, 2])
 
 
+class SVDPPosePortrait(io.ComfyNode):
+    """Lay the portrait's 3D head over the driver's face."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SVDPPosePortrait",
+            display_name="Pose Portrait (SVDP)",
+            category=CATEGORY,
+            description="Wraps the portrait around a 3D head and moves it as the driver does: a draft, sharp and "
+            "without a model, and the posed source that adapters take. Paste Back puts it into the portrait.",
+            search_aliases=["3d head", "pose face", "retarget face", "draft animation", "face puppet", "svdp"],
+            inputs=[
+                io.Image.Input("portrait", tooltip="The whole portrait: one picture with a face."),
+                track_input("track", "The face in the portrait. Without it the face is looked for here."),
+                FaceTrackType.Input(
+                    "driver_track",
+                    optional=True,
+                    tooltip="What the driver does: the crop track of the driver's Face Crop.",
+                ),
+                io.Image.Input(
+                    "driver",
+                    optional=True,
+                    tooltip="In place of driver_track: the driver's whole images, which are tracked here.",
+                ),
+                CropType.Input("crop", optional=True, tooltip="With driver: the crop of the driver's Face Crop."),
+                AdapterType.Input(
+                    "adapter", optional=True, tooltip="Knows the scale that it was trained with: then leave scale 0."
+                ),
+                io.Int.Input(
+                    "size",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    step=16,
+                    tooltip="Side of the pictures in pixels. 0: as large as the driver's squares, as the model needs. "
+                    "Larger: a sharper draft.",
+                ),
+                io.Combo.Input(
+                    "motion",
+                    options=["absolute", "relative"],
+                    default="absolute",
+                    tooltip="absolute: the driver's own pose and expression. relative: their change since the "
+                    "reference image, added to the portrait's own. Choose as in the driver's Face Crop.",
+                ),
+                io.Int.Input(
+                    "reference",
+                    default=0,
+                    min=0,
+                    max=1000000,
+                    advanced=True,
+                    tooltip="For relative motion: the image in which the driver's pose stands for the portrait's.",
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=0.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="The scale of Face Crop: side of the square over the size of the face. 0: the adapter's; "
+                    "without an adapter 1.9.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "posed",
+                    display_name="posed",
+                    tooltip="The portrait in every pose, for Encode Signals or Paste Back.",
+                ),
+                io.Mask.Output(
+                    "known", display_name="known", tooltip="What of it the portrait shows; the rest is made up."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, portrait, size, motion, reference, scale,
+        track=None, driver_track=None, driver=None, crop=None, adapter=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from . import posing
+
+        moved = posing.find_driver(driver_track, driver, crop)
+        wide = posing.crop_scale(scale, adapter)
+        return io.NodeOutput(*posing.pose_portrait(portrait, track, moved, size, wide, motion, reference))
+
+
 class SVDPPasteBack(io.ComfyNode):
     """Put animated crops back into the full picture."""
 
@@ -321,4 +409,4 @@ class SVDPPasteBack(io.ComfyNode):
         return io.NodeOutput(*faces.paste_images(images, full, crop, mask, feather=feather, colour_match=match_colours))
 
 
-NODES = [SVDPFaceTrack, SVDPFaceCrop, SVDPRegionMasks, SVDPPasteBack]
+NODES = [SVDPFaceTrack, SVDPFaceCrop, SVDPRegionMasks, SVDPPasteBack, SVDPPosePortrait]

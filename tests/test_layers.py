@@ -43,7 +43,7 @@ RULES = {
     "training.data": _rule("training.data training heads model model.backends signals errors", TRAINING),
     "heads": _rule("heads signals errors", MEDIA | {"numba", "torch"}),
     "evaluation": _rule("evaluation model signals errors", TORCH | MEDIA | EMBEDDERS | {"matplotlib", "rich", "tomli"}),
-    "nodes": _rule("nodes evaluation model model.backends signals errors", TORCH | COMFY),
+    "nodes": _rule("nodes evaluation heads model model.backends signals errors", TORCH | COMFY),
     "cli": _rule(
         "cli training training.data heads evaluation model model.backends signals errors",
         TORCH | MEDIA | {"rich", "typer"},

@@ -216,7 +216,7 @@ def _flow_sampling(model: Any, shift: float) -> Any:
 
 
 def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """APPLY_MODEL: the base's forward with our blocks around it."""
+    """APPLY_MODEL: the base's forward with our blocks around it; what comes out is the prediction of clean latents."""
     rows = kwargs.pop(ROWS, None)
     options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[_OPTIONS_ARGUMENT]
     model, x = executor.class_obj, args[0]
@@ -238,7 +238,7 @@ def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs["transformer_options"] = options
     else:
         args = (*args[:_OPTIONS_ARGUMENT], options, *args[_OPTIONS_ARGUMENT + 1 :])
-    return executor(*args, **kwargs)
+    return forward.pass_on(executor(*args, **kwargs))
 
 
 def _prepare_sampling(executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:

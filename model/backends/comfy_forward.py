@@ -6,7 +6,7 @@ A batch may hold any branches of any frames, in any order: each row says which i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -54,17 +54,9 @@ class SegmentState:
 
 
 def _to(conditions: Conditions, device: torch.device, dtype: torch.dtype) -> Conditions:
-    def moved(t: Tensor | None) -> Tensor | None:
-        return t if t is None else t.to(device, dtype)
-
-    index = conditions.driving_index
-    return Conditions(
-        source=moved(conditions.source),
-        driving=moved(conditions.driving),
-        driving_index=None if index is None else index.to(device),
-        driving_strength=moved(conditions.driving_strength),
-        history=moved(conditions.history),
-    )
+    """The conditions on `device`; the numbers of kept tokens stay whole numbers."""
+    given = {f.name: t for f in fields(conditions) if (t := getattr(conditions, f.name)) is not None}
+    return Conditions(**{name: t.to(device, dtype if t.is_floating_point() else t.dtype) for name, t in given.items()})
 
 
 @dataclass
@@ -75,6 +67,7 @@ class Chunk:
     label: dict[str, Any]  # transformer options that are per chunk
     runner: BlockRunner
     side: Tensor | None = None
+    mask: Tensor | None = None  # of the copy gate, once the last block has run
 
 
 class ConditionedForward:
@@ -99,10 +92,24 @@ class ConditionedForward:
             if index == 0:
                 args = {**args, "img": self._start(args["img"])}
             if owner is None:
-                return self._block(index, args, original)
-            return owner(args, {**extra, "original_block": lambda a: self._block(index, a, original)})
+                out = self._block(index, args, original)
+            else:
+                out = owner(args, {**extra, "original_block": lambda a: self._block(index, a, original)})
+            if index == len(self.backend.blocks) - 1:
+                self._open_gates(out["img"])
+            return out
 
         return replacement
+
+    def _open_gates(self, img: Tensor) -> None:
+        for chunk in self.chunks:
+            chunk.mask = chunk.runner.copy_mask(img[chunk.rows])
+
+    def pass_on(self, denoised_MCHW: Tensor) -> Tensor:
+        """The clean prediction, with the posed source where the copy gate lets it through."""
+        if all(chunk.mask is None for chunk in self.chunks):
+            return denoised_MCHW
+        return torch.cat([_passed_on(denoised_MCHW[chunk.rows], chunk) for chunk in self.chunks])
 
     def _start(self, img: Tensor) -> Tensor:
         parts = []
@@ -122,6 +129,13 @@ class ConditionedForward:
             images.append(x)
             texts.append(t)
         return {**args, "img": _joined(images), "txt": _joined(texts)}
+
+
+def _passed_on(denoised: Tensor, chunk: Chunk) -> Tensor:
+    posed = chunk.runner.streams.posed_latents
+    if chunk.mask is None or posed is None:
+        return denoised
+    return torch.lerp(denoised.float(), posed.float(), chunk.mask.float()).to(denoised.dtype)
 
 
 def _joined(parts: list[Any]) -> Any:

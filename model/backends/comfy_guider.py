@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import UserError
 from ..config import FusionConfig
 from ..fusion import BRANCHES, Branch, by_signals, driving_map, fuse, fusion_coefficients, rescale_contrast
-from ..sampling import SegmentSignals, segment_conditions
+from ..sampling import segment_conditions
 from ..streams import Streams
 from .comfy import KEY, adapter_of, applied_to
 from .comfy_blocks import ComfyBackend
@@ -66,6 +66,11 @@ class SVDPGuider(comfy.samplers.CFGGuider):
             self.model_patcher, self.signals.take(start, stop), self.fusion, self.conditioning, history, sources
         )
 
+    def encoded(self, from_posed: bool = False) -> SVDPGuider:
+        """The same with all latents that the adapter needs of its signals; `from_posed`: of the posed source too."""
+        signals = self.signals.encoded(self.applied.config, from_posed)
+        return SVDPGuider(self.model_patcher, signals, self.fusion, self.conditioning, self.history, self.sources)
+
     def _branch_conditioning(self, branch: Branch) -> list[Any]:
         rows = comfy.conds.CONDRegular(branch_rows(branch, self.signals.num_frames))
         entries = self.conditioning
@@ -78,6 +83,7 @@ class SVDPGuider(comfy.samplers.CFGGuider):
     def sample(self, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As ComfyUI calls it; streams live as long as the call. Raises `UserError` if the latents do not fit."""
         self._check_latents(latent_image)
+        self.signals = self.signals.encoded(self.applied.config)
         self._warn()
         self.branches, self._state = (), SegmentState(self._conditions(), self.sources)
         try:
@@ -104,7 +110,7 @@ class SVDPGuider(comfy.samplers.CFGGuider):
 
     def _conditions(self) -> Any:
         scaled = self.model_patcher.model.process_latent_in
-        signals = SegmentSignals(self.signals.masks, scaled(self.signals.driving))
+        signals = self.signals.for_adapter(self.applied.config, scaled)
         past = scaled(self.history) if self.history is not None else None
         adapter = adapter_of(self.model_patcher)
         return segment_conditions(

@@ -64,21 +64,27 @@ class SegmentPlan:
 
     segments: SegmentConfig
     history_noise: float
+    start: float  # noise level at which sampling begins
 
 
-def segment_plan(guider: Any, length: int, num_history: int, history_noise: float) -> SegmentPlan:
-    """What a user chose; length 0, history below 0 and noise below 0 stand for the adapter's own values.
+def segment_plan(guider: Any, length: int, num_history: int, history_noise: float, start: float = -1.0) -> SegmentPlan:
+    """What a user chose; length 0, and history, noise and start below 0, stand for the adapter's own values.
 
     Raises `UserError` if the guider is another node's.
     """
     if not isinstance(guider, SVDPGuider):
         raise UserError(f"this sampler needs the guider of Signal Fusion, not {type(guider).__name__}")
     own = guider.applied.config
+    sampling = guider.applied.info.get("sampling") or {}
     length = length or own.segment_length
     num_history = min(own.num_history, length) if num_history < 0 else num_history
     if history_noise < 0:
-        history_noise = float((guider.applied.info.get("sampling") or {}).get("history_noise", 0.0))
-    return SegmentPlan(SegmentConfig(length=length, num_history=num_history), history_noise)
+        history_noise = float(sampling.get("history_noise", 0.0))
+    if start < 0:  # the adapter's own value is for a posed source
+        start = float(sampling.get("start", 1.0)) if guider.signals.has_posed else 1.0
+    if not 0 < start <= 1:
+        raise UserError(f"start must be above 0 and at most 1, got {start:g}: use 1 to begin from noise")
+    return SegmentPlan(SegmentConfig(length=length, num_history=num_history), history_noise, start)
 
 
 def sample_video(
@@ -89,6 +95,7 @@ def sample_video(
     cfg: SegmentConfig,
     history_noise: float = 0.0,
     *,
+    start: float = 1.0,
     finished: Tensor | None = None,
     on_step: StepCallback | None = None,
 ) -> VideoLatents:
@@ -97,6 +104,7 @@ def sample_video(
     Args:
         noise: ComfyUI's NOISE. Its random noise is drawn per frame as a function of (seed, frame number) alone, so the
             same beginning of a video gives the same result; another kind of noise is asked for each segment's.
+        start: noise level at which sampling begins, as a share of the sigmas; below 1 it begins from the posed source.
         finished: latents (P, C, h, w) of the video's first frames from an earlier run; whole segments of them are kept
             and not made again.
         on_step: called after every step with the steps done and to do over all segments.
@@ -104,7 +112,12 @@ def sample_video(
     """
     if len(sigmas) < 2:
         raise UserError("the sigmas hold no step: raise the scheduler's steps or its denoise")
+    sigmas, guider = sigmas * start, guider.encoded(from_posed=start < 1)
     signals = guider.signals
+    if start < 1 and signals.posed is None:
+        raise UserError(
+            f"start {start:g} begins from the posed source, and there is none: connect posed, or use start 1"
+        )
     plan = plan_segments(signals.num_frames, cfg)
     done = _kept(finished, plan, signals.latent_shape)
     todo = [s for s in plan if s.start >= sum(len(d) for d in done)]
@@ -116,18 +129,25 @@ def sample_video(
         past = _history(guider, done, segment, history_noise, noise.seed)
         part = guider.for_frames(segment.start, segment.stop, past, sources)
         callback = _shifted(on_step, number * steps, len(todo) * steps)
-        done.append(_sample_segment(part, noise, sampler, sigmas, segment, callback))
+        done.append(_sample_segment(part, noise, sampler, sigmas, segment, callback, from_posed=start < 1))
         reports.append(SegmentReport(segment, time.perf_counter() - began, part.branches, _drift(done[0], done[-1])))
     return VideoLatents(torch.cat(done), tuple(reports))
 
 
 def _sample_segment(
-    guider: SVDPGuider, noise: Any, sampler: Any, sigmas: Tensor, segment: Segment, callback: StepCallback | None
+    guider: SVDPGuider,
+    noise: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    segment: Segment,
+    callback: StepCallback | None,
+    from_posed: bool,
 ) -> Tensor:
     empty = torch.zeros(segment.length, *guider.signals.latent_shape)
+    posed = guider.signals.posed if from_posed else None
     latents = guider.sample(
         segment_noise(noise, segment, empty),
-        empty,
+        empty if posed is None else posed,  # ComfyUI mixes it with the noise as the first sigma says
         sampler,
         sigmas,
         callback=callback,

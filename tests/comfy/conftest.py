@@ -159,8 +159,8 @@ def model(base_path: Path) -> Any:
     return load_model(base_path)
 
 
-def make_signals(num_frames: int, side: int = SIDE, seed: int = 3) -> Any:
-    """Raw latents and region masks: eyes, nose and mouth in places that move."""
+def make_signals(num_frames: int, side: int = SIDE, seed: int = 3, posed: bool = False) -> Any:
+    """Raw latents, pixels and region masks: eyes, nose and mouth in places that move; on request a posed source."""
     from svdp.model.backends.comfy_signals import VideoSignals
 
     g = torch.Generator().manual_seed(seed)
@@ -173,7 +173,17 @@ def make_signals(num_frames: int, side: int = SIDE, seed: int = 3) -> Any:
         source=torch.randn(1, CHANNELS, side, side, generator=g),
         driving=torch.randn(num_frames, CHANNELS, side, side, generator=g),
         masks=masks,
+        driving_pixels=torch.randint(256, (num_frames, 4, 8 * side, 8 * side), generator=g, dtype=torch.uint8),
+        **(posed_source(num_frames, side, g) if posed else {}),
     )
+
+
+def posed_source(num_frames: int, side: int, g: torch.Generator) -> dict[str, Tensor]:
+    """Posed pixels of which the left half is known, and latents."""
+    pixels = torch.randint(256, (num_frames, 4, 8 * side, 8 * side), generator=g, dtype=torch.uint8)
+    pixels[:, 3] = 0
+    pixels[:, 3, :, : 4 * side] = 255
+    return {"posed_pixels": pixels, "posed": torch.randn(num_frames, CHANNELS, side, side, generator=g)}
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import pytest
 import torch
 from svdp.errors import UserError
 
+from .conftest import load_model, write_adapter
+
 FRAMES = 18  # more than one segment
 
 
@@ -88,6 +90,55 @@ def test_odd_sides_and_transparency_from_memory_are_taken(media, cut):
     images = torch.cat([images, torch.ones_like(images[..., :1])], -1)[:, rows, columns, :channels]
     made = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(10)))
     assert len(animate(portrait, made, max_frames=0)[0].get_components().images) == 2
+
+
+@pytest.mark.parametrize("motion", ["absolute", "relative"])
+def test_a_draft_needs_no_model_and_has_the_portraits_resolution(media, motion, monkeypatch):
+    from svdp.nodes import animation
+
+    monkeypatch.setattr(animation, "complete_model", None)
+    portrait, driving = media
+    video, sheet, report = animate(portrait, driving, mode="draft", max_frames=4, motion=motion)
+    images = video.get_components().images
+    assert images.shape[0] == 4 and images.shape[1] == images.shape[2] and images.shape[1] % 16 == 0
+    assert f"squares of {images.shape[1]} pixels" in report and sheet.shape[2] > 4 * 100
+    assert float((images[0] - images[-1]).abs().mean()) > 0.001
+    pasted = animate(portrait, driving, mode="draft", max_frames=2, paste_back=True, motion=motion)[0]
+    whole = pasted.get_components().images
+    assert whole.shape == (2, *portrait.shape[1:])
+    assert float((whole[:, :20, :20] - portrait[:, :20, :20]).abs().mean()) < 0.02
+
+
+def test_the_square_of_a_draft_is_as_large_as_the_face_and_no_larger_than_the_limit(comfy_on_path):
+    from dataclasses import replace as changed
+
+    from svdp.nodes.animation import draft_side
+    from svdp.nodes.examples import SVDPExampleMedia
+    from svdp.nodes.media import to_uint8
+    from svdp.signals.track import detect_face
+
+    face = detect_face(to_uint8(SVDPExampleMedia.execute("fair hair", "woman talking").args[0][0]))
+    own = draft_side(face, 1.4)
+    larger = changed(face, landmarks=face.landmarks * 1.5)
+    assert 1.4 * own < draft_side(larger, 1.4) < 1.6 * own
+    assert draft_side(changed(face, landmarks=face.landmarks * 50), 1.4) == 1024
+
+
+def test_an_adapter_with_a_posed_source_gets_one(media, tmp_path, base_path, bundled_file):
+    import comfy.sd
+    import comfy.utils
+    from svdp.model.backends.comfy import load_adapter
+
+    path = write_adapter(
+        tmp_path / "a.safetensors", posed=True, copy_gate=True, driving="aligned", aligned="pixels", trained=False,
+        resolution=64, crop_scale=1.4, gate="open",
+    )  # fmt: skip
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(bundled_file("mini_autoencoder.safetensors"))))
+    connected = {"model": load_model(base_path), "adapter": load_adapter(str(path), path.name), "vae": vae}
+    video, sheet, _ = animate(*media, max_frames=6, **connected)
+    assert video.get_components().images.shape == (6, 64, 64, 3)
+    plain = animate(*media, max_frames=6)[1]
+    assert sheet.shape[1] > plain.shape[1], "the sheet has a row more: the posed source"
 
 
 def test_a_half_connected_model_is_refused(media):

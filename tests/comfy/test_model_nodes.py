@@ -97,10 +97,38 @@ def test_a_chosen_rescale_stands_above_the_adapters_own(chain):
 
 def test_signals_are_latents_with_their_regions(chain):
     signals = chain["signals"]
-    assert signals.driving.shape == (FRAMES, 16, 8, 8) and signals.source.shape == (1, 4 * 16, 8, 8)
+    assert signals.driving_pixels.shape == (FRAMES, 4, SIDE, SIDE) and signals.source.shape == (1, 16, 8, 8)
     assert signals.masks.shape == (FRAMES, 3, 8, 8)
     assert signals.masks[:, 0, 2:4, 2:6].eq(1).all() and signals.masks[:, 1:].eq(0).all()
-    assert chain["empty"]["samples"].shape == signals.driving.shape
+    assert chain["empty"]["samples"].shape == (FRAMES, 16, 8, 8)
+
+
+def test_a_posed_source_is_kept_and_encoded_when_it_is_asked_for(bundled, pictures):
+    from dataclasses import replace
+
+    from svdp.model.config import AdapterConfig, BaseArchitecture
+    from svdp.nodes.model import SVDPEncodeSignals
+
+    source, masked, mask = pictures
+    posed = masked.flip(2)
+    signals = SVDPEncodeSignals.execute(bundled[1], source, masked, mask=mask, posed=posed, known=mask[:1]).args[0]
+    assert signals.driving is None and signals.posed is None and signals.posed_pixels.dtype == torch.uint8
+    assert torch.equal(signals.driving_pixels[:, 3], (mask * 255).byte())
+    assert torch.equal(signals.posed_pixels[:, 3], (mask[:1] * 255).byte().expand(FRAMES, -1, -1))
+    config = AdapterConfig(base=BaseArchitecture(width=128, depth=1, heads=1), posed=True, copy_gate=True)
+    whole = signals.encoded(config)
+    assert whole.driving.shape == whole.posed.shape == (FRAMES, 16, 8, 8)
+    torch.testing.assert_close(whole.posed, bundled[1].encode(posed), atol=0.02, rtol=0.02)
+    assert signals.encoded(config).posed is whole.posed, "a second run does not encode again"
+    pixels = signals.encoded(replace(config, driving="aligned", aligned="pixels"))
+    assert pixels.driving is None and pixels.posed is not None
+    assert signals.encoded(replace(config, posed=False, copy_gate=False)).posed is None
+    everywhere = SVDPEncodeSignals.execute(bundled[1], source, masked, posed=posed).args[0]
+    assert everywhere.posed_pixels[:, 3].eq(255).all()
+    with pytest.raises(UserError, match="5 driving frames, but 2 posed"):
+        SVDPEncodeSignals.execute(bundled[1], source, masked, posed=posed[:2])
+    with pytest.raises(UserError, match="one size to both"):
+        SVDPEncodeSignals.execute(bundled[1], source, masked, posed=posed[:, :32])
 
 
 def test_what_is_not_black_counts_as_the_mask(bundled, pictures):

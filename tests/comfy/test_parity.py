@@ -15,10 +15,10 @@ TOLERANCE = 1e-4  # of the signal's range
 FULL = FusionConfig(source=2.0, driving=2.5, history=1.3)  # every branch has a coefficient
 
 
-def through_diffusers(base, adapter, signals, segments, fusion, steps, shift, history_noise=0.0):
+def through_diffusers(base, adapter, signals, segments, fusion, steps, shift, history_noise=0.0, start=1.0):
     from svdp.model.adapter import load_adapter
     from svdp.model.backends.diffusers import Denoiser, load_transformer, merge_lora
-    from svdp.model.sampling import SamplingConfig, SegmentSignals, generate
+    from svdp.model.sampling import SamplingConfig, generate
     from svdp.model.segments import plan_segments
 
     file = load_adapter(adapter)
@@ -31,16 +31,29 @@ def through_diffusers(base, adapter, signals, segments, fusion, steps, shift, hi
     results = generate(
         denoiser,
         scaled(signals.source)[0],
-        lambda s: SegmentSignals(signals.masks[s.start : s.stop], scaled(signals.driving[s.start : s.stop])),
+        lambda s: of_segment(signals, s.start, s.stop, scaled),
         plan_segments(signals.num_frames, segments),
-        SamplingConfig(steps=steps, shift=shift, seed=SEED, fusion=fusion, history_noise=history_noise),
+        SamplingConfig(steps=steps, shift=shift, seed=SEED, fusion=fusion, history_noise=history_noise, start=start),
     )
     parts = list(results)
     branches = tuple(p.branches for p in parts)
     return torch.cat([p.latents for p in parts]) / SD3_SCALE + SD3_SHIFT, branches
 
 
-def through_comfy(base, adapter, signals, segments, fusion, steps, shift, noise, sampler, history_noise=0.0):
+def of_segment(signals, start, stop, scaled):
+    """All that the signals hold, as the diffusers backend takes it."""
+    from svdp.model.sampling import SegmentSignals
+
+    def part(name, change):
+        whole = getattr(signals, name)
+        return None if whole is None else change(whole[start:stop])
+
+    latents = {name: part(name, scaled) for name in ("driving", "posed")}
+    pixels = {name: part(name, lambda t: t.float() / 255) for name in ("driving_pixels", "posed_pixels")}
+    return SegmentSignals(signals.masks[start:stop], **latents, **pixels)
+
+
+def through_comfy(base, adapter, signals, segments, fusion, steps, shift, noise, sampler, history_noise=0.0, start=1.0):
     from svdp.model.backends.comfy import apply_adapter, load_adapter
     from svdp.model.backends.comfy_guider import SVDPGuider
     from svdp.model.backends.comfy_sampling import sample_video
@@ -48,7 +61,7 @@ def through_comfy(base, adapter, signals, segments, fusion, steps, shift, noise,
 
     model = apply_adapter(load_model(base), load_adapter(str(adapter), adapter.name), shift=shift)
     guider = SVDPGuider(model, signals, fusion)
-    result = sample_video(guider, noise, sampler, sigma_schedule(steps, shift), segments, history_noise)
+    result = sample_video(guider, noise, sampler, sigma_schedule(steps, shift), segments, history_noise, start=start)
     return result.latents, tuple(r.branches for r in result.reports)
 
 
@@ -82,6 +95,28 @@ def test_each_form_of_driving_and_source_is_the_same(driving, source, base_path,
     theirs, _ = through_diffusers(base_path, adapter, video, segments, fusion, 3, 2.0)
     ours, _ = through_comfy(base_path, adapter, video, segments, fusion, 3, 2.0, random_noise, euler)
     assert_equal_video(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ({"driving": "aligned", "aligned": "pixels", "copy_gate": True, "source": "both"}, 1.0),
+        ({"driving": "aligned", "aligned": "pixels", "copy_gate": True, "source": "both"}, 0.6),
+        ({"conditioning": "joint", "copy_gate": True}, 1.0),
+        ({"copy_gate": False}, 0.6),
+    ],
+)
+def test_a_posed_source_and_the_copy_gate_are_the_same(settings, start, base_path, tmp_path, random_noise, euler):
+    adapter = write_adapter(tmp_path / "a.safetensors", posed=True, **settings)
+    segments, video = SegmentConfig(length=FRAMES, num_history=HISTORY), make_signals(FRAMES + 2, posed=True)
+    theirs, _ = through_diffusers(base_path, adapter, video, segments, FULL, 2, 3.0, start=start)
+    ours, branches = through_comfy(base_path, adapter, video, segments, FULL, 2, 3.0, random_noise, euler, start=start)
+    assert set(branches[1]) == {"u", "s", "d", "p"}
+    assert_equal_video(ours, theirs)
+    without = replace(video, posed=None, posed_pixels=None)
+    if start == 1.0:
+        other, _ = through_comfy(base_path, adapter, without, segments, FULL, 2, 3.0, random_noise, euler)
+        assert (other - ours).abs().max() > 0.1, "the posed source counts, and sampling works without it"
 
 
 def test_the_bundled_model_is_the_same(bundled_file, random_noise, euler):

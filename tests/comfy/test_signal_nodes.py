@@ -133,6 +133,22 @@ def test_landmarks_of_comfyui_fit_wherever_a_track_does(media, driver):
     assert float((by_landmarks - by_track).abs().mean()) < 0.02  # smoothed once more
 
 
+def test_a_posed_portrait_is_sharp_moves_and_tells_what_is_known(media, driver):
+    from svdp.nodes.signals import SVDPPosePortrait
+
+    portrait = media[0]
+    posed, known = SVDPPosePortrait.execute(portrait, 0, "absolute", 0, 0.0, driver_track=driver[2]).args
+    count, side = len(driver[0]), driver[0].shape[1]
+    assert posed.shape == (count, side, side, 3) and known.shape == (count, side, side)
+    assert 0.2 < float(known.mean()) < 1 and float((posed[0] - posed[-1]).abs().mean()) > 0.001
+    large, _ = SVDPPosePortrait.execute(portrait, 192, "relative", 0, 1.4, driver_track=driver[2]).args
+    assert large.shape == (count, 192, 192, 3)
+    with pytest.raises(UserError, match="connect driver_track"):
+        SVDPPosePortrait.execute(portrait, 0, "absolute", 0, 0.0)
+    with pytest.raises(UserError, match="reference frame 900"):
+        SVDPPosePortrait.execute(portrait, 0, "relative", 900, 0.0, driver_track=driver[2])
+
+
 def test_what_does_not_fit_is_said_in_words(media, driver):
     portrait, clip = media
     crops, place, cropped = driver

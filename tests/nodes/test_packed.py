@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 NEEDED = ("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "NOTICE", "README.md", "errors.py")
-FOLDERS = ("assets", "evaluation", "locales", "model", "nodes", "signals", "web", "workflows")
+FOLDERS = ("assets", "evaluation", "heads", "locales", "model", "nodes", "signals", "web", "workflows")
 LIMIT = 80_000_000  # bytes
 
 
