@@ -9,6 +9,7 @@ and of its sliders for the parts of the face. Eyes, teeth, gums and tongue are d
 from __future__ import annotations
 
 import argparse
+import logging
 import gzip
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,8 @@ import numpy as np
 from ..errors import UserError
 from .fit import align
 from .mouth_parts import Piece, eyeball, gums, teeth, tongue
+
+log = logging.getLogger(__name__)
 
 MODES = 100
 PEOPLE = 3000
@@ -266,7 +269,7 @@ def random_people(
     coefficients = vectors[:, ::-1][:, :MODES] * np.sqrt(PEOPLE)
     modes = np.tensordot(coefficients.T / PEOPLE, people, 1)
     share = values[::-1][:MODES].sum() / values.sum()
-    print(f"{MODES} modes hold {share:.2%} of the variance")  # noqa: T201
+    log.info("%s", f"{MODES} modes hold {share:.2%} of the variance")  # noqa: T201
     return mean, modes.astype(np.float32)
 
 

@@ -47,6 +47,7 @@ TEXT_STREAM = (
     "ff_context",
     "norm1_context",
 )
+METADATA = {"title": "Stable Video-Driven Portraits, mini", "license": "Apache-2.0"}
 REGION_WEIGHT = 4.0  # of the loss inside eyes, nose and mouth
 FEATURE_LAYERS = (2, 6, 10)  # of the autoencoder's encoder
 
@@ -574,10 +575,18 @@ class Run:
         self.swap_average()
         folder = self.out / "weights"
         folder.mkdir(exist_ok=True)
-        info = {"training_steps": str(self.steps), "training_minutes": f"{self.seconds / 60:.1f}"}
-        save_transformer(folder / "base.part", self.denoiser.transformer, info, torch.float16)
-        details = {**self.config.metadata, **info, "samples": self.arrived}
-        save_adapter(folder / "adapter.part", AdapterFile(self.denoiser.adapter, {}, details))
+        settings = {
+            k: v for k, v in asdict(self.config).items() if k not in ("metadata", "device", "workers", "threads")
+        }
+        training = {
+            "step": self.steps, "minutes": round(self.seconds / 60, 1), "samples": self.arrived, "settings": settings,
+        }  # fmt: skip
+        info = {**METADATA, **self.config.metadata}
+        save_transformer(
+            folder / "base.part", self.denoiser.transformer, {**info, "training": json.dumps(training)}, torch.float16
+        )
+        file = AdapterFile(self.denoiser.adapter, {}, {**info, "training": training})
+        save_adapter(folder / "adapter.part", file)
         self.swap_average()
         os.replace(folder / "base.part", folder / "base.safetensors")
         os.replace(folder / "adapter.part", folder / "adapter.safetensors")
