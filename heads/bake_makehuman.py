@@ -9,8 +9,8 @@ and of its sliders for the parts of the face. Eyes, teeth, gums and tongue are d
 from __future__ import annotations
 
 import argparse
-import logging
 import gzip
+import logging
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -269,7 +269,7 @@ def random_people(
     coefficients = vectors[:, ::-1][:, :MODES] * np.sqrt(PEOPLE)
     modes = np.tensordot(coefficients.T / PEOPLE, people, 1)
     share = values[::-1][:MODES].sum() / values.sum()
-    log.info("%s", f"{MODES} modes hold {share:.2%} of the variance")  # noqa: T201
+    log.info("%s", f"{MODES} modes hold {share:.2%} of the variance")
     return mean, modes.astype(np.float32)
 
 
