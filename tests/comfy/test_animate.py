@@ -42,13 +42,16 @@ def media(comfy_on_path) -> tuple[torch.Tensor, Any]:
     return SVDPExampleMedia.execute("fair hair", "woman talking").args
 
 
-def test_video_sheet_and_report(media):
+def test_video_sheet_and_report(media, bundled_file):
+    from svdp.model.adapter import load_adapter
+
     portrait, driving = media
     video, sheet, report = animate(portrait, driving)
     moved = video.get_components().images
     assert float((moved[0] - moved[-1]).abs().mean()) > 0.002
     parts = video.get_components()
-    assert parts.images.shape == (FRAMES, 128, 128, 3)
+    side = load_adapter(bundled_file("mini_adapter.safetensors")).adapter.config.resolution
+    assert parts.images.shape == (FRAMES, side, side, 3)
     assert parts.frame_rate == Fraction(30)
     with av.open(video.get_stream_source()) as file:  # ComfyUI 0.15 itself reads one packet of sound with PyAV 18
         (sound,) = file.streams.audio

@@ -43,6 +43,28 @@ def test_branches_run_apart_equal_branches_run_together(conditioning, model, tmp
     torch.testing.assert_close(together, apart, **CLOSE)
 
 
+def test_the_copy_gate_is_the_same_in_branches_run_apart(model, tmp_path, euler, sigmas, monkeypatch):
+    import comfy.model_base
+    from svdp.model.backends.comfy_guider import SVDPGuider
+
+    path = write_adapter(tmp_path / "a.safetensors", posed=True, copy_gate=True, driving="aligned", aligned="pixels")
+    spy, video = Spy(apply(model, path)), make_signals(FRAMES, posed=True)
+    together = sample(SVDPGuider(spy.model, video, THREE), euler, sigmas)
+    assert {len(b) for b in spy.batches} == {3}
+    monkeypatch.setattr(comfy.model_base.BaseModel, "memory_required", lambda *args, **kwargs: 1e15)
+    torch.testing.assert_close(sample(SVDPGuider(spy.model, video, THREE), euler, sigmas), together, **CLOSE)
+
+
+def test_an_untrained_copy_gate_gives_the_posed_source_where_it_is_known(model, tmp_path, euler, sigmas):
+    from svdp.model.backends.comfy_guider import SVDPGuider
+
+    path = write_adapter(tmp_path / "a.safetensors", posed=True, copy_gate=True, trained=False)
+    video = make_signals(FRAMES, posed=True)
+    made = sample(SVDPGuider(apply(model, path), video, PLAIN), euler, sigmas)
+    away = (made - video.posed).abs().mean((0, 1, 2))  # by column: the left half is known
+    assert float(away[:4].max()) < 0.5 * float(away[4:].min())
+
+
 def test_branches_without_a_coefficient_are_not_computed(model, adapter_path, animate):
     spy = Spy(apply(model, adapter_path))
     animate(spy.model, PLAIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -145,6 +146,26 @@ def test_finished_latents_of_another_size_are_refused(video):
         video(finished=torch.zeros(FRAMES, 16, 4, 4))
 
 
+def test_where_sampling_begins_is_chosen_or_the_adapters_own(guider):
+    from svdp.model.backends.comfy_guider import SVDPGuider
+    from svdp.model.backends.comfy_sampling import segment_plan
+
+    posed = SVDPGuider(guider.model_patcher, make_signals(FRAMES, posed=True), guider.fusion)
+    posed.applied = replace(posed.applied, info={"sampling": {"start": 0.7}})
+    assert [segment_plan(posed, 0, -1, -1.0, s).start for s in (-1.0, 0.4, 1.0)] == [0.7, 0.4, 1.0]
+    posed.signals = make_signals(FRAMES)
+    assert segment_plan(posed, 0, -1, -1.0).start == 1.0, "the adapter's own value is for a posed source"
+    with pytest.raises(UserError, match="start must be above 0"):
+        segment_plan(posed, 0, -1, -1.0, 0.0)
+
+
+def test_beginning_from_a_posed_source_that_is_not_there_is_refused(guider, random_noise, euler, sigmas):
+    from svdp.model.backends.comfy_sampling import sample_video
+
+    with pytest.raises(UserError, match="connect posed"):
+        sample_video(guider, random_noise, euler, sigmas, SEGMENTS, start=0.5)
+
+
 def test_the_adapter_decides_what_is_left_open(guider):
     from svdp.model.backends.comfy_sampling import segment_plan
 
@@ -155,14 +176,17 @@ def test_the_adapter_decides_what_is_left_open(guider):
         segment_plan(SimpleNamespace(), 0, -1, -1.0)
 
 
-def test_context_windows_take_each_frames_own_signals(base_path, tmp_path, random_noise, euler, sigmas):
+@pytest.mark.parametrize(
+    "settings", [{}, {"posed": True, "copy_gate": True, "driving": "aligned", "aligned": "pixels"}]
+)
+def test_context_windows_take_each_frames_own_signals(settings, base_path, tmp_path, random_noise, euler, sigmas):
     """Without attention over frames, windows of frames give what the whole clip gives."""
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
     from svdp.model.backends.comfy import apply_adapter, load_adapter
     from svdp.model.backends.comfy_guider import SVDPGuider
     from svdp.model.backends.comfy_sampling import sample_video
 
-    path = write_adapter(tmp_path / "a.safetensors", video_blocks=())
+    path = write_adapter(tmp_path / "a.safetensors", video_blocks=(), **settings)
     model = apply_adapter(load_model(base_path), load_adapter(str(path), path.name))
     names = {i.id for i in ContextWindowsManualNode.define_schema().inputs}
     later = {"causal_window_fix": False} if "causal_window_fix" in names else {}
@@ -173,7 +197,7 @@ def test_context_windows_take_each_frames_own_signals(base_path, tmp_path, rando
     one = SegmentConfig(length=8, num_history=0)
 
     def video(m: Any) -> Tensor:
-        guider = SVDPGuider(m, make_signals(8), FusionConfig())
+        guider = SVDPGuider(m, make_signals(8, posed=True), FusionConfig())
         return sample_video(guider, random_noise, euler, sigmas, one).latents
 
     torch.testing.assert_close(video(windowed), video(model), atol=1e-4, rtol=1e-4)
