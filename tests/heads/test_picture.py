@@ -24,7 +24,7 @@ from svdp.signals.images import load_image
 from svdp.signals.track import detect_face
 from svdp.training.data.identities import open_studio
 from svdp.training.data.sources import DataConfig
-from svdp.training.rendered_pairs import photo_crop
+from svdp.training.data.rendered_pairs import photo_crop
 
 SIZE = 128
 
