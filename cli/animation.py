@@ -161,7 +161,7 @@ class Animation:
                 self.stop.check()
                 square = self._detailed(frame)
                 writer.write(self._whole(source, square) if cfg.paste_back else square)
-                for row, made in (("driver", frame.driver), ("masked signal", frame.masked), ("result", frame.result)):
+                for row, made in (("driver", frame.driver), ("masked signal", frame.masked), ("result", square)):
                     sheet.add(row, frame.number, made)
         stage.done()
         return sheet

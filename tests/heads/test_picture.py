@@ -23,8 +23,8 @@ from svdp.heads.texture import EYE_OUTLINES, INNER_LIPS
 from svdp.signals.images import load_image
 from svdp.signals.track import detect_face
 from svdp.training.data.identities import open_studio
-from svdp.training.data.sources import DataConfig
 from svdp.training.data.rendered_pairs import photo_crop
+from svdp.training.data.sources import DataConfig
 
 SIZE = 128
 
