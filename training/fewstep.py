@@ -26,9 +26,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from ..model.adapter import Adapter, AdapterFile, save_adapter
+from ..model.adapter import Adapter, AdapterFile, check_base, load_adapter, save_adapter
 from ..model.autoencoder import TinyAutoencoder
-from ..model.backends.diffusers import Denoiser, build_transformer, save_transformer
+from ..model.backends.diffusers import (
+    Denoiser,
+    architecture_from_config,
+    build_transformer,
+    load_transformer,
+    save_transformer,
+)
 from ..model.config import AdapterConfig
 from ..model.fusion import Branch
 from ..model.streams import Conditions
@@ -57,6 +63,7 @@ class FewStepConfig:
     """A run of `train`."""
 
     adapter: AdapterConfig
+    start: str = ""  # folder with *base and *adapter.safetensors to go on from; empty: random weights
     minutes: float = 600.0
     max_steps: int = 10**9
     clips: int = 4  # clips in a batch
@@ -323,8 +330,23 @@ def build_denoiser(config: FewStepConfig) -> Denoiser:
         if any(part in name for part in TEXT_STREAM):
             nn.init.zeros_(parameter).requires_grad_(False)
     denoiser = Denoiser(transformer, Adapter(config.adapter))
+    if config.start:
+        _load_start(denoiser, Path(config.start))
     cast(Any, denoiser.adapter).context.requires_grad_(False)
     return denoiser.to(config.device)
+
+
+def _load_start(denoiser: Denoiser, folder: Path) -> None:
+    """Take over weights that a run or `svdp bundle` wrote. Raises UserError if they are missing or of another shape."""
+    found = [sorted(folder.rglob(f"*{part}.safetensors")) for part in ("base", "adapter")]
+    if not all(found):
+        raise UserError(f"{folder} holds no *base.safetensors and *adapter.safetensors to start from")
+    base, file = load_transformer(found[0][0]), load_adapter(found[1][0])
+    check_base(denoiser.adapter.config, architecture_from_config(base.config))
+    if file.adapter.config != denoiser.adapter.config:
+        raise UserError(f"{found[1][0]} was made with other settings than this run's adapter: use the same")
+    denoiser.transformer.load_state_dict(base.state_dict())
+    denoiser.adapter.load_state_dict(file.adapter.state_dict())
 
 
 class Run:

@@ -18,7 +18,7 @@ from svdp.model.config import AdapterConfig, BaseArchitecture
 from svdp.training.data.pack import write_pack
 from svdp.training.data.posed import PosedDataConfig, make_sample, open_head, open_world
 from svdp.training.data.sources import DataConfig, MediaSource
-from svdp.training.fewstep import FewStepConfig, Renderers, draw_heldout, fit_world, train
+from svdp.training.fewstep import FewStepConfig, Renderers, build_denoiser, draw_heldout, fit_world, train
 
 pytestmark = pytest.mark.slow
 SIZE, FRAMES = 64, 4
@@ -29,7 +29,7 @@ ADAPTER = AdapterConfig(
     context_tokens=1,
 )  # fmt: skip
 CONFIG = FewStepConfig(
-    adapter=ADAPTER, max_steps=3, clips=2, frames=2, photos=2, photo_share=0.5, capacity=3, heldout=2, eval_every=1e9,
+    adapter=ADAPTER, max_steps=2, clips=1, frames=2, photos=2, photo_share=0.5, capacity=2, heldout=2, eval_every=1e9,
     adversarial_from=0.2, threads=1,
 )  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_samples_hold_what_the_model_sees(world, kind, frames):
 def test_a_run_trains_saves_and_resumes(world, tmp_path):
     heldout = draw_heldout(world, CONFIG)
     before = None
-    for steps, resume in ((3, False), (5, True)):
+    for steps, resume in ((2, False), (3, True)):
         renderers = Renderers(world, 1, 5)
         config = replace(CONFIG, max_steps=steps)
         folder = train(config, TinyAutoencoder(), renderers, heldout, tmp_path / "run", resume)
@@ -74,9 +74,11 @@ def test_a_run_trains_saves_and_resumes(world, tmp_path):
         weights = torch.cat([p.flatten() for p in (*base.parameters(), *file.adapter.parameters())])
         assert torch.isfinite(weights).all() and (before is None or not torch.equal(weights, before))
         before = weights
+    started = build_denoiser(replace(CONFIG, start=str(folder)))
+    assert torch.equal(torch.cat([p.flatten() for p in started.parameters()]).half(), before.half())
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [3, 5]
+    assert [line["step"] for line in lines] == [2, 3]
     assert all(np.isfinite(line["photo/1"]) and np.isfinite(line["photo/draft"]) for line in lines)
     assert not any(p.any() for n, p in base.named_parameters() if "add_k_proj" in n)  # the text stream stays zero
     with pytest.raises(UserError, match="holds a run already"):
-        train(CONFIG, TinyAutoencoder(), Renderers(world, 1, 5), heldout, tmp_path / "run")
+        train(CONFIG, TinyAutoencoder(), renderers, heldout, tmp_path / "run")
