@@ -46,7 +46,7 @@ class SVDPEvaluate(io.ComfyNode):
                     max=1024,
                     step=16,
                     advanced=True,
-                    tooltip="Side in pixels of the squares that are compared: the model's size (bundled: 128).",
+                    tooltip="Side in pixels of the squares that are compared: the model's size (bundled: 256).",
                 ),
                 io.Int.Input(
                     "segment_length",
