@@ -62,11 +62,10 @@ def main() -> None:
     import torch
     from svdp.heads.landmarks import TABLE
     from svdp.model.autoencoder import TinyAutoencoder
-    from svdp.model.config import AdapterConfig, BaseArchitecture
     from svdp.training import autoencoder as ae
     from svdp.training.data.autoencoder_pictures import CropsConfig
     from svdp.training.data.posed import PosedDataConfig, open_head, open_world
-    from svdp.training.fewstep import FewStepConfig, Renderers, draw_heldout, fit_world, train
+    from svdp.training.fewstep import FewStepConfig, Renderers, bundled_adapter, draw_heldout, fit_world, train
 
     started = time.monotonic()
     data = PosedDataConfig(**json.loads(a.data))
@@ -74,13 +73,7 @@ def main() -> None:
     target = open_head(a.pack / "target_head.npz", TABLE, data)
     posing_table = a.pack / "posing_table.npz"
     posing = open_head(a.pack / "posing_head.npz", posing_table if posing_table.is_file() else TABLE, data)
-    shape = {"width": 320, "depth": 5, "heads": 5} | json.loads(a.model)
-    base = BaseArchitecture(**shape, table_size=48, context_dim=64, pooled_dim=64)
-    adapter = AdapterConfig(
-        base=base, driving="aligned", source="both", aligned="pixels", posed=True, copy_gate=True, gate="open",
-        segment_length=8, resolution=data.size, crop_scale=data.crop_scale, video_width=128, video_blocks=(1, 3),
-        context_tokens=1,
-    )  # fmt: skip
+    adapter = bundled_adapter(data.size, data.crop_scale, **json.loads(a.model))
     settings = {"minutes": a.minutes, "workers": a.workers, "device": a.device} | json.loads(a.settings)
     few = FewStepConfig(adapter=adapter, **settings)
     worlds = []

@@ -35,7 +35,7 @@ from ..model.backends.diffusers import (
     load_transformer,
     save_transformer,
 )
-from ..model.config import AdapterConfig
+from ..model.config import AdapterConfig, BaseArchitecture
 from ..model.fusion import Branch
 from ..model.streams import Conditions
 from .data.posed import PosedSample, World, fit_face_twice, make_sample
@@ -96,6 +96,18 @@ class FewStepConfig:
     device: str = "cpu"
     seed: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def bundled_adapter(
+    resolution: int = 256, crop_scale: float = 1.4, width: int = 320, depth: int = 5, heads: int = 5
+) -> AdapterConfig:
+    """The bundled model's adapter: posed source and driver as pixels, copy gate. ComfyUI wants width = 64 * depth."""
+    base = BaseArchitecture(width=width, depth=depth, heads=heads, table_size=48, context_dim=64, pooled_dim=64)
+    return AdapterConfig(
+        base=base, driving="aligned", source="both", aligned="pixels", posed=True, copy_gate=True, gate="open",
+        segment_length=8, resolution=resolution, crop_scale=crop_scale, video_width=128, video_blocks=(1, 3),
+        context_tokens=1,
+    )  # fmt: skip
 
 
 # --- samples: rendered by processes, kept on the device ---------------------------------------------------------------
