@@ -22,7 +22,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
+from torch.nn import Conv2d
 from torch.nn import functional as F
 
 from ..errors import UserError
@@ -211,7 +212,7 @@ class Store:
 
     @torch.no_grad()
     def _encode(self, pictures: Tensor) -> Tensor:
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+        with autocast(torch.device(self.device).type, torch.bfloat16):
             return self.autoencoder.encode(pictures.float() / 255)
 
     def batch(self, rows: Tensor, frames: Tensor) -> dict[str, Tensor]:
@@ -258,9 +259,9 @@ class Discriminator(nn.Module):
         widths = (3, width, 2 * width, 4 * width, 4 * width)
         norm = nn.utils.parametrizations.spectral_norm
         self.layers = nn.ModuleList(
-            norm(nn.Conv2d(a, b, 4, 2 if n < 3 else 1, 1)) for n, (a, b) in enumerate(pairwise(widths))
+            norm(Conv2d(a, b, 4, 2 if n < 3 else 1, 1)) for n, (a, b) in enumerate(pairwise(widths))
         )
-        self.last = norm(nn.Conv2d(widths[-1], 1, 3, 1, 1))
+        self.last = norm(Conv2d(widths[-1], 1, 3, 1, 1))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Scores (B, 1, h, w), and the features on the way."""
@@ -435,7 +436,7 @@ class Run:
         wide = sigma[:, None, None, None, None]
         clean = self._inputs(batch, conditions, branch)
         z = (1 - wide) * clean + wide * noise
-        with torch.autocast(self.kind, torch.bfloat16):
+        with autocast(self.kind, torch.bfloat16):
             velocity = self.denoiser(z, sigma, conditions=conditions, branch=branch)
         found = z - wide * velocity.float()
 
@@ -446,7 +447,7 @@ class Run:
         each = torch.arange(count, device=device)
         truth = batch["target"][each, one].float() / 255
         weight = 1 + (REGION_WEIGHT - 1) * mask.unflatten(0, (count, frames))[each, one]
-        with torch.autocast(self.kind, torch.bfloat16):
+        with autocast(self.kind, torch.bfloat16):
             made = self.autoencoder.taesd_decoder(found[each, one]).float()
             error = made - truth
             wanted = features(self.autoencoder, truth)
@@ -496,7 +497,7 @@ class Run:
         """Clean latents in one step from pure noise."""
         z = torch.randn_like(batch["z"])
         ones = torch.ones(len(z), device=z.device)
-        with torch.autocast(self.kind, torch.bfloat16):
+        with autocast(self.kind, torch.bfloat16):
             return z - self.denoiser(z, ones, conditions=conditions, branch=branch).float()
 
     def _history(self, batch: Mapping[str, Tensor], count: int) -> Tensor:
@@ -522,10 +523,10 @@ class Run:
         real = batch["real"]
         if int(real.sum()) < 2:
             return made.new_zeros(())
-        with torch.no_grad(), torch.autocast(self.kind, torch.bfloat16):
+        with torch.no_grad(), autocast(self.kind, torch.bfloat16):
             true = self.autoencoder.taesd_decoder(batch["z"][each, one][real]).float().clamp(0, 1)
         fake = made[real].clamp(-0.05, 1.05)
-        with torch.autocast(self.kind, torch.bfloat16):
+        with autocast(self.kind, torch.bfloat16):
             high, low = self.judge(true)[0].float(), self.judge(fake.detach())[0].float()
         judge_loss = F.relu(1 - high).mean() + F.relu(1 + low).mean()
         judge_loss.backward()
@@ -536,7 +537,7 @@ class Run:
         if not ramp:
             return made.new_zeros(())
         self.judge.requires_grad_(False)
-        with torch.autocast(self.kind, torch.bfloat16):
+        with autocast(self.kind, torch.bfloat16):
             score, found = self.judge(fake)
             wanted = self.judge(true)[1]
         self.judge.requires_grad_(True)
@@ -594,14 +595,14 @@ class Run:
         levels = (3 * t / (1 + 2 * t)).tolist()
         z = noise
         for now, then in pairwise(levels):
-            with torch.autocast(self.kind, torch.bfloat16):
+            with autocast(self.kind, torch.bfloat16):
                 level = torch.full((len(z),), now, device=z.device)
                 v = self.denoiser(z, level, conditions=conditions, branch=branch)
             z = z + (then - now) * v.float()
         return z
 
     def _decode(self, latents: Tensor) -> Tensor:
-        with torch.autocast(self.kind, torch.bfloat16):
+        with autocast(self.kind, torch.bfloat16):
             return self.autoencoder.decode(latents.flatten(0, 1)).float()
 
     def save(self) -> None:
