@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=600.0, help="of the model's training")
-    parser.add_argument("--autoencoder-minutes", type=float, default=120.0)
+    parser.add_argument("--autoencoder-minutes", type=float, default=120.0, help="0: the pack's own as it is")
     parser.add_argument("--settings", default="{}", help="JSON that replaces settings of FewStepConfig")
     parser.add_argument("--model", default="{}", help="JSON that replaces width, depth or heads")
     parser.add_argument("--data", default="{}", help="JSON that replaces settings of PosedDataConfig")
@@ -98,15 +98,18 @@ def main() -> None:
         warmup=50, log_every=100, save_every=2000, device=a.device, metadata={"modelspec.license": "Apache-2.0"},
         skipped_blocks=tuple("taesd_" + b for b in ("encoder.1", "encoder.4", "encoder.5", "decoder.15", "decoder.18")),
     )  # fmt: skip
-    if not (folder / ae.WEIGHTS).is_file() or ((folder / ae.CHECKPOINT).is_file() and not (folder / "done").is_file()):
+    weights = folder / ae.WEIGHTS
+    if not a.autoencoder_minutes:
+        weights = a.pack / "autoencoder_start.safetensors"
+    elif not weights.is_file() or ((folder / ae.CHECKPOINT).is_file() and not (folder / "done").is_file()):
         ae.train(config, folder, resume=(folder / ae.CHECKPOINT).is_file())
         (folder / "done").touch()
     logging.info("autoencoder after %.0f s", time.monotonic() - started)
 
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = False  # batches differ in size
     torch.set_float32_matmul_precision("high")
     resume = (a.out / "checkpoint.pt").is_file()
-    train(few, TinyAutoencoder.load(folder / ae.WEIGHTS), renderers, heldout, a.out, resume)
+    train(few, TinyAutoencoder.load(weights), renderers, heldout, a.out, resume)
     logging.info("done after %.0f s", time.monotonic() - started)
 
 

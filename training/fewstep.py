@@ -55,7 +55,8 @@ TEXT_STREAM = (
     "norm1_context",
 )
 METADATA = {"title": "Stable Video-Driven Portraits, mini", "license": "Apache-2.0"}
-REGION_WEIGHT = 4.0  # of the loss inside eyes, nose and mouth
+REGION_WEIGHT = 6.0  # of the loss inside eyes, nose and mouth
+GREY = (0.299, 0.587, 0.114)
 FEATURE_LAYERS = (2, 6, 10)  # of the autoencoder's encoder
 
 
@@ -83,10 +84,15 @@ class FewStepConfig:
     drop_driver: float = 0.05
     drop_posed: float = 0.07
     branches: tuple[float, float, float] = (0.02, 0.04, 0.54)  # u, s, d; the rest is p
+    latent: float = 0.3  # weight of the latents' loss
     decoded: float = 1.0  # weight of the decoded pictures' loss
-    features: float = 0.3
-    adversarial: float = 0.025
+    features: float = 0.6
+    edges: float = 1.0  # weight of the local strength of edges: sharp, even where they are a little displaced
+    temporal: float = 0.5  # weight of the change from one frame to the next
+    adversarial: float = 0.5  # gradient of the discriminator's loss beside that of the other decoded losses
     adversarial_from: float = 0.45  # progress at which the discriminator starts to count
+    decoder_lr: float = 0.0  # of the autoencoder's decoder, which learns to draw what the model predicts; 0: frozen
+    grey_driver: float = 0.35  # share of the drivers without colour; the others get another one
     workers: int = 1
     capacity: int = 64  # clips held in memory
     photo_capacity: int = 0  # 0: as many as clips
@@ -239,6 +245,37 @@ def gradient_loss(error: Tensor, weight: Tensor) -> Tensor:
     return charbonnier(error.diff(dim=-1), weight[..., 1:]) + charbonnier(error.diff(dim=-2), weight[..., 1:, :])
 
 
+def edge_strength_loss(made: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Charbonnier of mean absolute differences in blocks of 8 x 8 pixels: as sharp as the truth, wherever edges are."""
+
+    def strength(pictures: Tensor) -> Tensor:
+        across = F.avg_pool2d(pictures.diff(dim=-1).abs(), 8, 4, ceil_mode=True)
+        return across + F.avg_pool2d(pictures.diff(dim=-2).abs().mT, 8, 4, ceil_mode=True).mT
+
+    error = strength(made) - strength(truth)
+    return charbonnier(error, F.interpolate(weight, error.shape[-2:], mode="area"))
+
+
+def recoloured(driver: Tensor, grey_share: float) -> Tensor:
+    """Masked drivers (B, F, 4, H, W) in 0 to 1 with other colours: some grey, some of another saturation and hue.
+
+    Black stays black, and the mask, the last channel, stays as it is.
+    """
+    count = len(driver)
+    kind = {"device": driver.device, "dtype": driver.dtype}
+    saturation = torch.rand(count, 1, 1, **kind) * 1.4  # type: ignore[arg-type]
+    saturation[torch.rand(count, device=driver.device) < grey_share] = 0
+    grey = torch.tensor(GREY, **kind).expand(3, 3)  # type: ignore[arg-type]
+    angle = 0.5 * torch.randn(count, 1, 1, **kind)  # type: ignore[arg-type]
+    cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], **kind) / math.sqrt(3)  # type: ignore[arg-type]
+    eye = torch.eye(3, **kind)  # type: ignore[arg-type]
+    hue = eye + torch.sin(angle) * cross + (1 - torch.cos(angle)) * (cross @ cross)
+    gains = torch.exp(0.1 * torch.randn(count, 3, 1, **kind))  # type: ignore[arg-type]
+    matrix = gains * ((saturation * eye + (1 - saturation) * grey) @ hue)
+    colours = torch.einsum("nij,nfjhw->nfihw", matrix, driver[:, :, :3]).clamp(0, 1)
+    return torch.cat([colours, driver[:, :, 3:]], 2)
+
+
 def features(autoencoder: TinyAutoencoder, pictures: Tensor) -> list[Tensor]:
     """Channel-normalised features of the frozen encoder."""
     found, x = [], pictures
@@ -252,20 +289,20 @@ def features(autoencoder: TinyAutoencoder, pictures: Tensor) -> list[Tensor]:
 
 
 class Discriminator(nn.Module):
-    """Patches of pictures, real or made (Isola et al. 2017), with spectral normalisation."""
+    """Patches of pictures and their masks, real or made (Isola et al. 2017), with spectral normalisation."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        widths = (3, width, 2 * width, 4 * width, 4 * width)
+        widths = (4, width, 2 * width, 4 * width, 4 * width)
         norm = nn.utils.parametrizations.spectral_norm
         self.layers = nn.ModuleList(
             norm(Conv2d(a, b, 4, 2 if n < 3 else 1, 1)) for n, (a, b) in enumerate(pairwise(widths))
         )
         self.last = norm(Conv2d(widths[-1], 1, 3, 1, 1))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Scores (B, 1, h, w), and the features on the way."""
-        x, kept = pictures * 2 - 1, []
+    def forward(self, pictures: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores (B, 1, h, w) of (B, 3, H, W) pictures and their (B, 1, H, W) masks, and the features on the way."""
+        x, kept = torch.cat([pictures, mask], 1) * 2 - 1, []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
             kept.append(x)
@@ -384,9 +421,15 @@ class Run:
         self.denoiser = build_denoiser(config)
         self.optimizer = FewStepOptimizer(self.denoiser, config.lr, config.muon_lr)
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
-        self.trained, self.average = trained, [p.detach().clone() for p in trained]
+        skipped = [block.parameters() for block in autoencoder.modules() if getattr(block, "skipped", False)]
+        still = {id(p) for parameters in skipped for p in parameters}
+        self.decoder = [p for p in autoencoder.taesd_decoder.parameters() if id(p) not in still and config.decoder_lr]
+        self.trained, self.averaged = trained, [*trained, *self.decoder]
+        self.average = [p.detach().clone() for p in self.averaged]
         self.judge = Discriminator().to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         fused = self.kind == "cuda"
+        decoder = [p.requires_grad_(True) for p in self.decoder] or [torch.zeros(1, requires_grad=True)]
+        self.decoder_optimizer = torch.optim.AdamW(decoder, lr=config.decoder_lr, betas=(0.9, 0.98), weight_decay=0.0)
         self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=fused)
         self.steps, self.seconds, self.arrived = 0, 0.0, 0
         self.sums: dict[str, Tensor] = {}
@@ -443,29 +486,52 @@ class Run:
         mask = batch["driver"][:, :, 3:].flatten(0, 1)
         near = 1 + (REGION_WEIGHT - 1) * F.max_pool2d(mask, 8).unflatten(0, (count, frames))
         latent = (near * (found - batch["z"]).square()).mean() + 0.1 * charbonnier(found - batch["z"], near, 1e-2)
-        one = torch.randint(frames, (count,), device=device)
-        each = torch.arange(count, device=device)
-        truth = batch["target"][each, one].float() / 255
-        weight = 1 + (REGION_WEIGHT - 1) * mask.unflatten(0, (count, frames))[each, one]
+        each = torch.arange(count, device=device)[:, None]
+        shown = torch.randint(max(frames - 1, 1), (count, 1), device=device)  # of each clip, two frames on end
+        shown = torch.cat([shown, shown + 1], 1) if frames > 1 else shown
+        truth = batch["target"][each, shown].flatten(0, 1).float() / 255
+        mask = mask.unflatten(0, (count, frames))[each, shown].flatten(0, 1)
+        weight = 1 + (REGION_WEIGHT - 1) * mask
+        true_z = batch["z"][each, shown].flatten(0, 1)
         with autocast(self.kind, torch.bfloat16):
-            made = self.autoencoder.taesd_decoder(found[each, one]).float()
-            error = made - truth
-            wanted = features(self.autoencoder, truth)
-            unlike = sum(charbonnier(a - b) for a, b in zip(features(self.autoencoder, made), wanted, strict=True))
-        decoded = charbonnier(error, weight) + 0.5 * gradient_loss(error, weight)
-        loss = latent + c.decoded * decoded + c.features * unlike
-        judged = self.progress > c.adversarial_from - 0.05 and branch in ("d", "p")
-        if judged:
-            loss = loss + self._adversarial(made, batch, each, one)
+            made = self.autoencoder.taesd_decoder(found[each, shown].flatten(0, 1)).float()
+        pictured, parts = self._pictured(made, truth, weight)
+        if frames > 1:
+            change = (made - truth).unflatten(0, (count, 2)).diff(dim=1)[:, 0]
+            pictured = pictured + c.temporal * charbonnier(change, weight[::2])
+        loss = c.latent * latent + pictured
+        if self.progress > c.adversarial_from - 0.05 and branch in ("d", "p"):
+            real = batch["real"].repeat_interleave(shown.shape[1])
+            loss = loss + self._adversarial(made, truth, mask, real, pictured)
+        if self.decoder:
+            with autocast(self.kind, torch.bfloat16):
+                again = self.autoencoder.taesd_decoder(true_z[::3]).float()
+            loss = loss + 0.5 * self._pictured(again, truth[::3], weight[::3])[0]
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 2.0)
         self.optimizer.step(self.lr_share)
+        if self.decoder:
+            nn.utils.clip_grad_norm_(self.decoder, 1.0)
+            self.decoder_optimizer.param_groups[0]["lr"] = c.decoder_lr * self.lr_share
+            self.decoder_optimizer.step()
+            self.decoder_optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             decay = min(c.ema, (1 + self.steps) / (10 + self.steps))
-            weights = [p.detach() for p in self.trained]
+            weights = [p.detach() for p in self.averaged]
             torch._foreach_lerp_(self.average, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.steps += 1
-        self._note({"latent": latent, "decoded": decoded, "features": cast(Tensor, unlike)})
+        self._note({"latent": latent, **parts})
+
+    def _pictured(self, made: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of decoded pictures (B, 3, H, W), and its parts."""
+        c, error = self.config, made - truth
+        with autocast(self.kind, torch.bfloat16):
+            pairs = zip(features(self.autoencoder, made), features(self.autoencoder, truth), strict=True)
+            unlike = cast(Tensor, sum(charbonnier(a - b) for a, b in pairs))
+        decoded = charbonnier(error, weight) + 0.5 * gradient_loss(error, weight)
+        edges = edge_strength_loss(made, truth, weight)
+        parts = {"decoded": decoded, "features": unlike, "edges": edges}
+        return c.decoded * decoded + c.features * unlike + c.edges * edges, parts
 
     def _branch(self, history: int) -> Branch:
         if history:
@@ -486,6 +552,7 @@ class Run:
         """Signals of the batch; sometimes without the driver or without the posed source."""
         c, draws = self.config, float(torch.rand(()))
         driver = torch.zeros_like(batch["driver"]) if draws < c.drop_driver else batch["driver"]
+        driver = recoloured(driver, c.grey_driver)
         posed = draws >= c.drop_driver + c.drop_posed or draws < c.drop_driver
         return Conditions(
             source=batch["source_z"], driving_pixels=driver, history=past,
@@ -518,17 +585,19 @@ class Run:
             return self._predict(batch, conditions, branch)
         return batch["z"]
 
-    def _adversarial(self, made: Tensor, batch: Mapping[str, Tensor], each: Tensor, one: Tensor) -> Tensor:
-        """Update the discriminator, and what the model is told; only pictures whose truth is real count."""
-        real = batch["real"]
+    def _adversarial(self, made: Tensor, truth: Tensor, mask: Tensor, real: Tensor, others: Tensor) -> Tensor:
+        """Update the discriminator, and what the model is told; only pictures whose truth is real count.
+
+        Its gradient in the pictures is `adversarial` times that of the `others`' loss (Esser et al. 2021, equation 7).
+        """
         if int(real.sum()) < 2:
             return made.new_zeros(())
-        with torch.no_grad(), autocast(self.kind, torch.bfloat16):
-            true = self.autoencoder.taesd_decoder(batch["z"][each, one][real]).float().clamp(0, 1)
+        mask, true = mask[real], truth[real]
         fake = made[real].clamp(-0.05, 1.05)
         with autocast(self.kind, torch.bfloat16):
-            high, low = self.judge(true)[0].float(), self.judge(fake.detach())[0].float()
-        judge_loss = F.relu(1 - high).mean() + F.relu(1 + low).mean()
+            high, low = self.judge(true, mask)[0].float(), self.judge(fake.detach(), mask)[0].float()
+        weight = 1 + (REGION_WEIGHT - 1) * F.interpolate(mask, high.shape[-2:], mode="area")
+        judge_loss = (weight * (F.relu(1 - high) + F.relu(1 + low))).mean() / weight.mean()
         judge_loss.backward()
         self.judge_optimizer.step()
         self.judge_optimizer.zero_grad(set_to_none=True)
@@ -538,11 +607,15 @@ class Run:
             return made.new_zeros(())
         self.judge.requires_grad_(False)
         with autocast(self.kind, torch.bfloat16):
-            score, found = self.judge(fake)
-            wanted = self.judge(true)[1]
+            score, found = self.judge(fake, mask)
+            wanted = self.judge(true, mask)[1]
         self.judge.requires_grad_(True)
         match = sum(F.l1_loss(a.float(), b.float().detach()) for a, b in zip(found, wanted, strict=True))
-        return ramp * self.config.adversarial * (-score.float().mean() + 2 * cast(Tensor, match))
+        fooled = -(weight * score.float()).mean() / weight.mean() + 2 * cast(Tensor, match)
+        own = torch.autograd.grad(fooled, made, retain_graph=True)[0].norm()
+        scale = self.config.adversarial * torch.autograd.grad(others, made, retain_graph=True)[0].norm() / (own + 1e-8)
+        self._note({"fooled": fooled, "scale": scale})
+        return ramp * scale.clamp(max=100.0) * fooled
 
     def _note(self, values: Mapping[str, Tensor]) -> None:
         for key, value in values.items():
@@ -555,7 +628,7 @@ class Run:
     def swap_average(self) -> None:
         """Exchange the weights with their running average."""
         with torch.no_grad():
-            for own, mean in zip(self.trained, self.average, strict=True):
+            for own, mean in zip(self.averaged, self.average, strict=True):
                 kept = own.detach().clone()
                 own.copy_(mean)
                 mean.copy_(kept)
@@ -581,8 +654,9 @@ class Run:
                 inside = (gap * mask).sum() / (3 * mask.sum()).clamp(min=1)
                 values.setdefault(f"{name}/{key}", []).append(-10 * math.log10(float(gap.mean()) + 1e-9))
                 values.setdefault(f"{name}/{key}/in", []).append(-10 * math.log10(float(inside) + 1e-9))
-                ratio = _detail(made) / _detail(truth)
-                values.setdefault(f"{name}/{key}/sharp", []).append(float(ratio))
+                values.setdefault(f"{name}/{key}/sharp", []).append(float(_detail(made) / _detail(truth)))
+                ratio = _detail(made, mask) / _detail(truth, mask)
+                values.setdefault(f"{name}/{key}/sharp/in", []).append(float(ratio))
             if not (self.out / "samples").is_dir():
                 (self.out / "samples").mkdir()
             _write_sheet(self.out / "samples" / f"{name}.jpg", truth, *rows.values())
@@ -622,11 +696,14 @@ class Run:
         )
         file = AdapterFile(self.denoiser.adapter, {}, {**info, "training": training})
         save_adapter(folder / "adapter.part", file)
+        if self.decoder:
+            self.autoencoder.save(folder / "autoencoder.safetensors", {"modelspec.license": METADATA["license"]})
         self.swap_average()
         os.replace(folder / "base.part", folder / "base.safetensors")
         os.replace(folder / "adapter.part", folder / "adapter.safetensors")
         state = {
             "model": self.denoiser.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
+            "decoder": self.autoencoder.state_dict(), "decoder_optimizer": self.decoder_optimizer.state_dict(),
             "judge": self.judge.state_dict(), "judge_optimizer": self.judge_optimizer.state_dict(),
             "steps": self.steps, "seconds": self.seconds, "arrived": self.arrived,
         }  # fmt: skip
@@ -638,6 +715,8 @@ class Run:
         state = torch.load(self.out / "checkpoint.pt", map_location=self.config.device, weights_only=True)
         self.denoiser.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.autoencoder.load_state_dict(state["decoder"])
+        self.decoder_optimizer.load_state_dict(state["decoder_optimizer"])
         self.judge.load_state_dict(state["judge"])
         self.judge_optimizer.load_state_dict(state["judge_optimizer"])
         for own, saved in zip(self.average, state["average"], strict=True):
@@ -645,10 +724,11 @@ class Run:
         self.steps, self.seconds, self.arrived = state["steps"], state["seconds"], state["arrived"]
 
 
-def _detail(pictures: Tensor) -> Tensor:
-    """Mean absolute Laplacian of the grey pictures."""
+def _detail(pictures: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean absolute Laplacian of the grey pictures, inside the mask if there is one."""
     grey = pictures.mean(1, keepdim=True)
-    return (grey - F.avg_pool2d(grey, 3, 1, 1)).abs().mean()
+    found = (grey - F.avg_pool2d(grey, 3, 1, 1)).abs()
+    return found.mean() if mask is None else (found * mask).sum() / mask.sum().clamp(min=1)
 
 
 def _write_sheet(path: Path, *rows: Tensor) -> None:

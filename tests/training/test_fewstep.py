@@ -30,7 +30,7 @@ ADAPTER = AdapterConfig(
 )  # fmt: skip
 CONFIG = FewStepConfig(
     adapter=ADAPTER, max_steps=2, clips=1, frames=2, photos=2, photo_share=0.5, capacity=2, heldout=2, eval_every=1e9,
-    adversarial_from=0.2, threads=1,
+    adversarial_from=0.2, decoder_lr=3e-4, threads=1,
 )  # fmt: skip
 
 
