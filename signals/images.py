@@ -68,12 +68,17 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise MediaError(f"cannot write {path}: unknown picture format {path.suffix!r}; use .png")
-    data = io.BytesIO()
     try:
-        Image.fromarray(np.ascontiguousarray(image)).save(data, kind)
-        write_whole(path, data.getvalue())
+        write_whole(path, encode_image(image, kind))
     except OSError as error:
         raise MediaError(f"cannot write {path} ({error.strerror or error}): choose another place") from error
+
+
+def encode_image(image: np.ndarray, kind: str = "PNG") -> bytes:
+    """A file of RGB (H, W, 3) or grey (H, W) uint8."""
+    data = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(data, kind)
+    return data.getvalue()
 
 
 def _check_size(path: Path, image: Image.Image, min_side: int) -> None:

@@ -453,6 +453,7 @@ class VideoWriter:
             self._container.close()
             self._file.sync()
             self._file.close()
+            self.frames_safe = self._muxed
         except OSError as error:
             self._failed = True
             raise MediaError(_cannot_write(self.path, error)) from error
