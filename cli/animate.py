@@ -23,6 +23,8 @@ def animate(
     max_side: o.MaxSide = 1920,
     contact_sheet: o.ContactSheet = True,
     overwrite: o.Overwrite = False,
+    resume: o.Resume = False,
+    force: o.Force = False,
     draft: o.Draft = False,
     weights: o.Weights = None,
     base: o.Base = None,
@@ -55,8 +57,9 @@ def animate(
 ) -> None:
     """Animate a portrait with a driving video.
 
-    Sound, frame rate and number of frames are the driver's. OUT.mp4 is written as OUT.partial.mp4 and renamed when it
-    is whole; Ctrl-C keeps the partial file, playable. OUT.sheet.png shows source, driver, masked signal and result.
+    Sound, frame rate and number of frames are the driver's. OUT.mp4 is made in the folder OUT.mp4.partial and moved
+    when it is whole; a run that is stopped or killed leaves a playable video there, and --resume goes on from it.
+    OUT.sheet.png shows source, driver, masked signal and result.
     """
     cfg = AnimateConfig(
         source=source,
@@ -68,6 +71,8 @@ def animate(
         max_side=max_side,
         contact_sheet=contact_sheet,
         overwrite=overwrite,
+        resume=resume,
+        force=force,
         weights=find_weights(weights, base, adapter, autoencoder),
         strength=strength,
         device=device,

@@ -12,13 +12,14 @@ from rich.markup import escape
 
 from ..errors import MediaError, UserError
 from ..signals.detail import transfer_detail
-from ..signals.images import load_image
-from ..signals.paste import paste_back, scaled_affine
-from ..signals.video import VideoReader, VideoWriter
-from .app import console
+from ..signals.images import encode_image, load_image
+from ..signals.video import Timing, VideoReader
+from .app import console, installed_version, print_path
 from .config import AnimateConfig
 from .driver import DrivingSignals, Source, draft_rule, follow_driver, own_size, read_source
+from .film import Film
 from .interrupt import Interrupted, StopRequest
+from .kept import settings_of
 from .output import OutputFile
 from .progress import Screen, Stage
 from .sheet import SheetCollector
@@ -32,25 +33,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRAFT_PART = 16  # frames of a draft in memory together
+NO_MEMORY = "there is not enough memory: lower --resolution, --segment-length or --max-side"
 
 
 def run(cfg: AnimateConfig) -> int:
     """Animate as `cfg` says; returns the exit code. Raises UserError, with nothing under the output's name then."""
     began = time.monotonic()
-    output = OutputFile(cfg.output, overwrite=cfg.overwrite, inputs=(cfg.source, cfg.driving))
+    output = OutputFile(
+        cfg.output,
+        overwrite=cfg.overwrite,
+        resume=cfg.resume,
+        sheet=cfg.contact_sheet,
+        inputs=(cfg.source, cfg.driving, cfg.weights.base, cfg.weights.adapter, cfg.weights.autoencoder),
+    )
     try:
         with StopRequest() as stop, Screen(console) as screen:
             frames = Animation(cfg, output, screen, stop).run()
     except Interrupted as interrupted:
         console.print(f"[yellow]{interrupted}:[/] {escape(output.settle())}", soft_wrap=True)
         return interrupted.exit_code
-    except UserError as error:
+    except (UserError, MemoryError) as error:
+        left = output.settle()
         if not output.started:
             raise
-        raise type(error)(f"{error}; {output.settle()}") from error
-    print(cfg.output)
-    if cfg.contact_sheet and output.sheet.exists():
-        print(output.sheet)
+        words = str(error) if isinstance(error, UserError) else NO_MEMORY
+        raise (type(error) if isinstance(error, UserError) else UserError)(f"{words}; {left}") from error
+    except BaseException:
+        output.settle()
+        raise
+    print_path(cfg.output)
+    if output.sheet is not None and output.sheet.exists():
+        print_path(output.sheet)
     console.print(f"[green]{frames} frames in {time.monotonic() - began:.1f} s[/]", soft_wrap=True)
     return 0
 
@@ -64,10 +77,21 @@ class Animation:
     def run(self) -> int:
         """All stages, cheap checks first; returns the number of frames."""
         picture = load_image(self.cfg.source, max_side=self.cfg.max_side)
-        reader = VideoReader(self.cfg.driving, start=self.cfg.start, max_frames=self.cfg.max_frames)
+        reader = VideoReader(self.cfg.driving, start=self.cfg.start)  # all of it: the first frames depend on the rest
+        settings = settings_of(self.cfg, installed_version())
+        self.output.check_settings(settings)
         if self.cfg.draft:
-            sheet, told = self._draft(picture, reader)
-            return self._finish(sheet, told, reader)
+            sheet, told = self._draft(picture, reader, settings)
+        else:
+            sheet, told = self._by_model(picture, reader, settings)
+        self.output.commit()
+        if self.cfg.contact_sheet:
+            self._save_sheet(sheet, told)
+        return len(self._timing(reader).ticks)
+
+    def _by_model(
+        self, picture: np.ndarray, reader: VideoReader, settings: dict[str, str]
+    ) -> tuple[SheetCollector, str]:
         model = self._load()
         source = read_source(picture, self.cfg, model.crop)
         signals = self._follow(reader, source)
@@ -75,42 +99,45 @@ class Animation:
             fine = self.cfg.paste_back and self.cfg.detail > 0
             signals.pose(source, self.cfg, max(own_size(source), model.crop.size) if fine else None)
         self._describe(model, reader)
-        sheet = self._write(model, source, reader, signals)
-        return self._finish(sheet, f"{model.sampling.steps} steps, seed {model.sampling.seed}", reader)
+        sheet = self._write(model, source, reader, signals, settings)
+        return sheet, f"{model.sampling.steps} steps, seed {model.sampling.seed}"
 
-    def _finish(self, sheet: SheetCollector, told: str, reader: VideoReader) -> int:
-        self.output.commit()
-        if self.cfg.contact_sheet:
-            self._save_sheet(sheet, told)
-        return reader.num_frames
-
-    def _draft(self, picture: np.ndarray, reader: VideoReader) -> tuple[SheetCollector, str]:
+    def _draft(self, picture: np.ndarray, reader: VideoReader, settings: dict[str, str]) -> tuple[SheetCollector, str]:
         """The portrait's own 3D head over the driver's face, without a model."""
         rule = draft_rule(picture, self.cfg)
         source = read_source(picture, self.cfg, rule)
         signals = self._follow(reader, source)
         signals.pose(source, self.cfg)
-        timing, count = reader.timing, reader.timing.num_frames
-        sheet = SheetCollector(source.cropped, count)
-        size = picture.shape[:2] if self.cfg.paste_back else source.cropped.shape[:2]
-        stage, cut = self.screen.stage("drawing", count, "frames"), self.cfg.max_frames is not None
-        self.output.started = True
-        with VideoWriter(self.output.partial, size, timing, sound=self.cfg.driving, cut_sound=cut) as writer:
-            for start in range(0, count, DRAFT_PART):
+        count, begin = self._timing(reader).num_frames, self._begin
+        stage = self.screen.stage("drawing", count - begin, "frames")
+        with self._writing(source, reader, settings) as film:
+            for start in range(begin, count, DRAFT_PART):
                 frames = signals.take(min(DRAFT_PART, count - start))
                 assert frames.posed is not None
                 for i, posed in enumerate(frames.posed):
                     self.stop.check()
-                    writer.write(self._whole(source, posed) if self.cfg.paste_back else posed)
+                    film.add(start + i, frames.pictures[i], frames.masked[i], posed)
                     stage.advance()
-                    for row, made in (
-                        ("driver", frames.pictures[i]),
-                        ("masked signal", frames.masked[i]),
-                        ("result", posed),
-                    ):
-                        sheet.add(row, start + i, made)
+                film.boundary(start + len(frames.posed))
         stage.done()
-        return sheet, f"draft, {rule.size} px"
+        return film.sheet, f"draft, {rule.size} px"
+
+    def _timing(self, reader: VideoReader) -> Timing:
+        """Of the frames that are wanted."""
+        return reader.timing if self.cfg.max_frames is None else reader.timing.first(self.cfg.max_frames)
+
+    @property
+    def _begin(self) -> int:
+        """The first frame that is made: 0, or where a stopped run can go on."""
+        return self.output.checkpoint.start if self.output.checkpoint else 0
+
+    def _writing(self, source: Source, reader: VideoReader, settings: dict[str, str]) -> Film:
+        timing = self._timing(reader)
+        if self.output.checkpoint:
+            self.screen.say(f"goes on at frame {self._begin} of {timing.num_frames}")
+        sound = self.cfg.driving if reader.info.has_audio else None
+        cut = timing.num_frames < reader.num_frames
+        return Film(self.output, source, timing, settings, paste=self.cfg.paste_back, sound=sound, cut_sound=cut)
 
     def _load(self) -> Model:
         from .pipeline import load_model
@@ -123,9 +150,7 @@ class Animation:
     def _follow(self, reader: VideoReader, source: Source) -> DrivingSignals:
         """First reading of the driver."""
         declared = max(0, reader.info.declared_frames - self.cfg.start)
-        stage = self.screen.stage(
-            "following the face", min(declared, self.cfg.max_frames or declared) or None, "frames"
-        )
+        stage = self.screen.stage("following the face", declared or None, "frames")
 
         def on_frame(number: int) -> None:
             self.stop.check()
@@ -135,10 +160,10 @@ class Animation:
         stage.done()
         for problem in reader.problems:
             log.warning("%s", problem)
-        return DrivingSignals(reader, track, source, self.cfg)
+        return DrivingSignals(reader, track, source, self.cfg, self._begin)
 
     def _describe(self, model: Model, reader: VideoReader) -> None:
-        timing = reader.timing
+        timing = self._timing(reader)
         rate = f"{float(timing.fps):.6g} frames/s" if timing.constant else "variable frame rate, timestamps kept"
         sampling, sound = model.sampling, "with sound" if reader.info.has_audio else "no sound"
         self.screen.say(
@@ -146,25 +171,33 @@ class Animation:
             f"({sampling.solver}), seed {sampling.seed}, {model.device}, {str(model.dtype).removeprefix('torch.')}"
         )
 
-    def _write(self, model: Model, source: Source, reader: VideoReader, signals: DrivingSignals) -> SheetCollector:
+    def _write(
+        self, model: Model, source: Source, reader: VideoReader, signals: DrivingSignals, settings: dict[str, str]
+    ) -> SheetCollector:
         """Second reading: sample, decode and write, a segment at a time."""
-        from .pipeline import animate_frames, count_steps
+        import torch
 
-        timing, cfg = reader.timing, self.cfg
-        sheet = SheetCollector(source.cropped, timing.num_frames)
-        size = source.picture.shape[:2] if cfg.paste_back else source.cropped.shape[:2]
-        stage = self.screen.stage("animating", count_steps(model, timing.num_frames), "steps")
-        self.output.started = True
-        cut = cfg.max_frames is not None
-        with VideoWriter(self.output.partial, size, timing, sound=cfg.driving, cut_sound=cut) as writer:
-            for frame in animate_frames(model, source.cropped, signals, timing.num_frames, self._on_step(stage)):
+        from .pipeline import Position, animate_frames, count_steps
+
+        total, limit = reader.num_frames, self._timing(reader).num_frames
+        kept = self.output.checkpoint
+        history = None if kept is None or kept.history is None else torch.from_numpy(kept.history)
+        begin = Position(self._begin, history)
+        stage = self.screen.stage("animating", count_steps(model, total, limit, begin), "steps")
+        with self._writing(source, reader, settings) as film:
+
+            def on_segment(position: Position) -> None:
+                film.boundary(position.frame, None if position.history is None else position.history.numpy())
+
+            frames = animate_frames(
+                model, source.cropped, signals, total, self._on_step(stage),
+                limit=limit, begin=begin, on_segment=on_segment,
+            )  # fmt: skip
+            for frame in frames:
                 self.stop.check()
-                square = self._detailed(frame)
-                writer.write(self._whole(source, square) if cfg.paste_back else square)
-                for row, made in (("driver", frame.driver), ("masked signal", frame.masked), ("result", square)):
-                    sheet.add(row, frame.number, made)
+                film.add(frame.number, frame.driver, frame.masked, self._detailed(frame))
         stage.done()
-        return sheet
+        return film.sheet
 
     def _on_step(self, stage: Stage) -> Callable[[], None]:
         def on_step() -> None:
@@ -179,13 +212,9 @@ class Animation:
             return frame.result
         return transfer_detail(frame.result, frame.posed.picture, frame.posed.known, self.cfg.detail)
 
-    def _whole(self, source: Source, result: np.ndarray) -> np.ndarray:
-        affine = scaled_affine(source.crop.affines[0], len(result), source.crop.size)
-        return paste_back(source.picture, result, affine)[0]
-
     def _save_sheet(self, sheet: SheetCollector, told: str) -> None:
         names = f"{self.cfg.source.name} + {self.cfg.driving.name}"
         try:
-            sheet.save(self.output.sheet, f"{names}, {told}, {self.cfg.motion} motion")
+            self.output.write_sheet(encode_image(sheet.render(f"{names}, {told}, {self.cfg.motion} motion")))
         except MediaError as error:  # the video is whole and in its place
             log.warning("no contact sheet: %s", error)

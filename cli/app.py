@@ -6,8 +6,11 @@ A command module has `register(app)` and imports nothing heavy at its top, so th
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -45,6 +48,15 @@ def run(arguments: list[str] | None = None) -> None:
     except UserError as error:
         console.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
         raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def print_path(path: Path) -> None:
+    """A path as one line on standard output, byte for byte, whatever its name."""
+    try:
+        print(path)
+    except UnicodeEncodeError:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
 
 
 def _options(

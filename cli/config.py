@@ -60,6 +60,8 @@ class AnimateConfig:
     dtype: str = "auto"
     contact_sheet: bool = True
     overwrite: bool = False
+    resume: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         unknown = [r for r in self.regions if r not in REGIONS]

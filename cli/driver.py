@@ -18,6 +18,7 @@ from ..signals.track import FaceTrack, detect_face, track_faces
 from ..signals.video import VideoReader
 from .config import AnimateConfig
 
+LEAST_SEEN = 0.1  # share of the frames that must show the face
 DRAFT_SCALE = 1.7  # side of a draft's square / size of the face
 DRAFT_LEAST, DRAFT_MOST = 128, 1024  # pixels of its side
 
@@ -57,11 +58,21 @@ def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> So
 
 
 def follow_driver(reader: VideoReader, cfg: AnimateConfig, on_frame: Callable[[int], None]) -> FaceTrack:
-    """First reading: the face in every frame; frames are not kept. Raises MediaError or NoFaceError."""
+    """First reading: the face in every frame; frames are not kept.
+
+    Raises MediaError or NoFaceError; the latter too, unless `cfg.force`, if the face is hardly ever seen.
+    """
     try:
-        return track_faces(reader, float(reader.info.fps), select=cfg.select_face, on_frame=on_frame)
+        track = track_faces(reader, float(reader.info.fps), select=cfg.select_face, on_frame=on_frame)
     except NoFaceError as error:
         raise NoFaceError(f"driving video {cfg.driving}: {error}") from error
+    seen = int(track.present.sum())
+    if seen < LEAST_SEEN * track.num_frames and not cfg.force:
+        raise NoFaceError(
+            f"driving video {cfg.driving}: the face is seen in only {seen} of {track.num_frames} frames; "
+            "choose a clip or a --start that shows it, or add --force to have the rest interpolated"
+        )
+    return track
 
 
 def draft_rule(picture: np.ndarray, cfg: AnimateConfig) -> CropConfig:
@@ -79,9 +90,15 @@ def own_size(source: Source) -> int:
 
 
 class DrivingSignals:
-    """Second reading: the driver's frames in order, cropped like the source and masked to the chosen regions."""
+    """Second reading: the driver's frames in order, cropped like the source and masked to the chosen regions.
 
-    def __init__(self, reader: VideoReader, track: FaceTrack, source: Source, cfg: AnimateConfig) -> None:
+    `first`: the frame that `take` begins with.
+    """
+
+    def __init__(
+        self, reader: VideoReader, track: FaceTrack, source: Source, cfg: AnimateConfig, first: int = 0
+    ) -> None:
+        self.num_frames = track.num_frames
         if cfg.motion == "relative" and cfg.reference >= track.num_frames:
             raise UserError(f"--reference {cfg.reference} is not among the driver's {track.num_frames} frames")
         own = plan_crop(track, source.rule)
@@ -91,7 +108,8 @@ class DrivingSignals:
         self._track = track
         self._posed: Iterator[PosedFrame] | None = None
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
-        self._frames = enumerate(reader)
+        self._first = first
+        self._frames = enumerate(reader.frames(first), first)
 
     def pose(self, source: Source, cfg: AnimateConfig, size: int | None = None) -> None:
         """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError."""
@@ -99,7 +117,7 @@ class DrivingSignals:
         portrait = PosedPortrait(source.picture, source.track, size, source.rule.scale)
         landmarks = crop_landmarks(self._track.landmarks, self.crop.affines) * (size / source.rule.size)
         mode = "relative" if cfg.motion == "relative" else "absolute"
-        self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference)
+        self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference, self._first)
 
     def take(self, count: int) -> DrivingFrames:
         """The next `count` frames. Raises UserError if the file gives fewer than in the first reading."""

@@ -23,11 +23,13 @@ Source = Annotated[Path, _files("Portrait to animate: PNG, JPEG, WebP, ...", "--
 Driving = Annotated[Path, _files("Video whose eyes, nose and mouth drive it.", "--driving", "-d")]
 Output = Annotated[Path, _files("Video to write (.mp4).", "--output", "-o")]
 Start = Annotated[int, _files("First driving frame, from 0.", min=0)]
-MaxFrames = Annotated[int | None, _files("Animate at most so many frames. By default all.", min=1)]
+MaxFrames = Annotated[int | None, _files("Only the first so many frames of the result.", min=1)]
 PasteBack = Annotated[bool, _files("Into the whole picture, or the bare square.", "--paste-back/--keep-crop")]
 MaxSide = Annotated[int, _files("A larger source is scaled down to this many pixels.", min=64)]
 ContactSheet = Annotated[bool, _files("Write OUT.sheet.png as well.")]
-Overwrite = Annotated[bool, _files("Replace an existing output.", "--overwrite")]
+Overwrite = Annotated[bool, _files("Replace an existing output, or what a stopped run kept.", "--overwrite")]
+Resume = Annotated[bool, _files("Go on where a stopped run with the same settings ended.", "--resume")]
+Force = Annotated[bool, _files("Go on where the driver's face is seen in under a tenth of the frames.", "--force")]
 
 Draft = Annotated[bool, _model("The portrait's own 3D head alone: seconds, no model, the portrait's resolution.")]
 Weights = Annotated[

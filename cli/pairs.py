@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..signals.crops import CropConfig
 
 MADE = "made.json"  # in the output folder: what each video there was made from and with
-_NOT_IN_STAMP = ("output", "overwrite", "contact_sheet", "weights", "source", "driving")
+_NOT_IN_STAMP = ("output", "overwrite", "resume", "force", "contact_sheet", "weights", "source", "driving")
 
 
 def write_portraits(pairs: Sequence[Pair], configs: dict[str, AnimateConfig], out: Path) -> dict[str, AnimateConfig]:

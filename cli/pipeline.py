@@ -19,7 +19,7 @@ from ..model.backends.diffusers import Denoiser, load_transformer, merge_lora
 from ..model.backends.diffusers_vae import PictureCodec, load_autoencoder
 from ..model.config import AdapterConfig, FusionConfig, SegmentConfig, from_json
 from ..model.flow import Solver
-from ..model.sampling import SamplingConfig, SegmentResult, SegmentSignals, generate
+from ..model.sampling import SamplingConfig, SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.crops import CropConfig
 from .config import AnimateConfig
@@ -59,6 +59,17 @@ class AnimatedFrame:
     masked: np.ndarray
     result: np.ndarray
     posed: PosedFrame | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a segment begins: its first frame, and the latents (H, C, h, w) float32 of the frames before, if any."""
+
+    frame: int = 0
+    history: Tensor | None = None
+
+
+BEGINNING = Position()
 
 
 def load_model(cfg: AnimateConfig) -> Model:
@@ -121,9 +132,37 @@ def animate_frames(
     driver: DrivingSignals,
     num_frames: int,
     on_step: Callable[[], None],
+    *,
+    limit: int | None = None,
+    begin: Position = BEGINNING,
+    on_segment: Callable[[Position], None] | None = None,
 ) -> Iterator[AnimatedFrame]:
-    """Results in order. `source` is the cropped portrait (R, R, 3); `on_step` may raise to stop."""
-    plan = plan_segments(num_frames, model.segments)
+    """Results in order.
+
+    Args:
+        source: the cropped portrait (R, R, 3).
+        driver: begins with frame `begin.frame`. num_frames: all frames of the driver.
+        on_step: called after every sampling step; may raise to stop.
+        limit: at most so many frames, counted from 0. They are the first of the whole result: the last segment is
+            sampled in full and cut.
+        begin: one of the positions that `on_segment` was told in an earlier run; the rest comes out the same.
+        on_segment: told, after a segment's frames were taken, where the next begins.
+    """
+    plan = _segments(model, num_frames, limit, begin)
+    last = num_frames if limit is None else limit
+    return _with_memory_advice(_animate(model, source, driver, plan, last, on_step, begin.history, on_segment))
+
+
+def _animate(
+    model: Model,
+    source: np.ndarray,
+    driver: DrivingSignals,
+    plan: list[Segment],
+    last: int,
+    on_step: Callable[[], None],
+    history: Tensor | None,
+    on_segment: Callable[[Position], None] | None,
+) -> Iterator[AnimatedFrame]:
     now: list[DrivingFrames] = []  # of the segment that is being made
 
     def signals_of(segment: Segment) -> SegmentSignals:
@@ -139,12 +178,36 @@ def animate_frames(
         device=model.device,
         dtype=model.dtype,
         on_step=lambda segment, step, x0: on_step(),
+        history=history,
     )
-    for result in _with_memory_advice(results):
+    for result in results:
         frames = now[0]
-        for i, picture in enumerate(decode(model, result.latents)):
+        for i, picture in enumerate(decode(model, result.latents[: last - frames.first])):
             posed = frames.fine[i] if frames.fine else None
             yield AnimatedFrame(frames.first + i, frames.pictures[i], frames.masked[i], picture, posed)
+        if on_segment is not None:
+            history = _latest(history, result.latents, model.segments.num_history)
+            on_segment(Position(result.segment.stop, history))
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory ran out, on a device or here; torch says the latter by a RuntimeError."""
+    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+        return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _segments(model: Model, num_frames: int, limit: int | None, begin: Position) -> list[Segment]:
+    stop = num_frames if limit is None else limit
+    return [s for s in plan_segments(num_frames, model.segments) if begin.frame <= s.start < stop]
+
+
+def _latest(history: Tensor | None, latents: Tensor, count: int) -> Tensor | None:
+    """The last `count` frames (H, C, h, w) float32 on the CPU."""
+    if not count:
+        return None
+    new = latents.detach().to("cpu", torch.float32)
+    return (new if history is None else torch.cat([history, new]))[-count:].clone()
 
 
 def segment_signals(model: Model, frames: DrivingFrames) -> SegmentSignals:
@@ -167,18 +230,20 @@ def _pixels(pictures: np.ndarray, mask: Tensor) -> Tensor:
     return torch.cat([torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, mask[:, None].float()], 1)
 
 
-def _with_memory_advice(results: Iterator[SegmentResult]) -> Iterator[SegmentResult]:
+def _with_memory_advice(results: Iterator[AnimatedFrame]) -> Iterator[AnimatedFrame]:
     try:
         yield from results
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
         raise UserError(
             "the device ran out of memory: lower --resolution or --segment-length, or give --dtype bfloat16"
         ) from error
 
 
-def count_steps(model: Model, num_frames: int) -> int:
-    """How often `on_step` will be called."""
-    return len(plan_segments(num_frames, model.segments)) * model.sampling.steps
+def count_steps(model: Model, num_frames: int, limit: int | None = None, begin: Position = BEGINNING) -> int:
+    """How often `on_step` will be called; arguments as in `animate_frames`."""
+    return len(_segments(model, num_frames, limit, begin)) * model.sampling.steps
 
 
 @torch.no_grad()
@@ -210,7 +275,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=name).device
+        probe = torch.zeros(1, device=name)
+        probe.item()  # some are there and hold no values
+        return probe.device
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}): try --device cpu"

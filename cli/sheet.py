@@ -1,13 +1,10 @@
-"""The contact sheet: source, driver, masked signal and result of a few frames in one PNG."""
+"""The contact sheet: source, driver, masked signal and result of a few frames in one picture."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from ..signals.images import save_image
-from ..signals.preview import contact_sheet, pick_frames
+from ..signals.preview import contact_sheet, pick_frames, scaled
 
 COLUMNS = 8
 CELL = 160  # pixels
@@ -15,21 +12,26 @@ ROWS = ("driver", "masked signal", "result")
 
 
 class SheetCollector:
-    """Keeps pictures (R, R, 3) uint8 of a few evenly spread frames while a run goes on."""
+    """Keeps pictures of a few evenly spread frames, at the sheet's size, while a run goes on.
 
-    def __init__(self, source: np.ndarray, num_frames: int) -> None:
+    source (R, R, 3) uint8; `pictures`: what an earlier run collected, by row and frame.
+    """
+
+    def __init__(
+        self, source: np.ndarray, num_frames: int, pictures: dict[str, dict[int, np.ndarray]] | None = None
+    ) -> None:
         self.source = source
         self.frames = pick_frames(num_frames, COLUMNS)
-        self._pictures: dict[str, dict[int, np.ndarray]] = {row: {} for row in ROWS}
+        self.pictures: dict[str, dict[int, np.ndarray]] = {row: {} for row in ROWS} | (pictures or {})
 
     def add(self, row: str, frame: int, picture: np.ndarray) -> None:
-        """Keep a picture of a row of `ROWS` if its frame is one of the few."""
+        """Keep a picture (R, R, 3) of a row of `ROWS` if its frame is one of the few."""
         if frame in self.frames:
-            self._pictures[row][frame] = picture.copy()
+            self.pictures[row][frame] = scaled(picture, CELL).copy()
 
-    def save(self, path: Path, note: str) -> None:
-        """Write the sheet; every chosen frame must have been added to every row. Raises MediaError."""
+    def render(self, note: str) -> np.ndarray:
+        """The sheet (H, W, 3) uint8; every chosen frame must have been added to every row."""
         numbers = ", ".join(map(str, self.frames))
-        rows = [[self.source] * len(self.frames), *([self._pictures[r][f] for f in self.frames] for r in ROWS)]
+        rows = [[self.source] * len(self.frames), *([self.pictures[r][f] for f in self.frames] for r in ROWS)]
         labels = [f"source   ({note})", f"driver   (frames {numbers})", *ROWS[1:]]
-        save_image(path, contact_sheet(rows, labels, cell=CELL))
+        return contact_sheet(rows, labels, cell=CELL)

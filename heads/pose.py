@@ -81,6 +81,7 @@ class PosedPortrait:
         blendshapes: np.ndarray,
         mode: Literal["absolute", "relative"] = "absolute",
         reference: int = 0,
+        first: int = 0,
     ) -> Iterator[PosedFrame]:
         """The portrait's head over a driver's face, frame by frame.
 
@@ -88,19 +89,22 @@ class PosedPortrait:
             landmarks: (T, 478, 3) of the driver, pixels of its square.
             blendshapes: (T, 52) as in FaceTrack.
             mode, reference: the driver's own motion, or its change since a frame, as in `heads.place.transfer`.
+            first: frame to begin at; those before are fitted, and not drawn.
         """
         driver = fit_driver(self.basis, landmarks.astype(np.float32), blendshapes)
         fit, affine = self.actor.place.fit, base_affine(self.studio)
         expression, angles = transfer(self.basis, driver, fit, mode, reference)
         marks = landmarks * SUPERSAMPLING
         motion = place(self.basis, fit, expression, angles, marks, affine, self.studio.fine)
-        for start in range(0, len(motion), AT_ONCE):
+        for start in range(first // AT_ONCE * AT_ONCE, len(motion), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             some = replace(
                 motion, expression=motion.expression[part], angles=motion.angles[part], shift=motion.shift[part],
                 zoom=motion.zoom[part],
             )  # fmt: skip
-            for points in move_head(self.studio, self.actor, some):
+            for number, points in enumerate(move_head(self.studio, self.actor, some), start):
+                if number < first:
+                    continue
                 picture, known = draw_known(self.studio, self.actor, points, affine)
                 yield PosedFrame(
                     picture.round().clip(0, 255).astype(np.uint8), (255 * known).round().clip(0, 255).astype(np.uint8)

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..errors import UserError
 from .config import SegmentConfig
 
+_WORD = 2**32 - 1
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -38,10 +40,29 @@ def plan_segments(num_frames: int, cfg: SegmentConfig) -> list[Segment]:
 
 
 def frame_noise(frames: range, shape_CHW: tuple[int, ...], seed: int) -> Tensor:
-    """Gaussian noise (F, C, H, W), float32 on the CPU, a function of (seed, absolute frame index) alone."""
+    """Gaussian noise (F, C, H, W), float32 on the CPU, a function of (seed, absolute frame index) alone.
+
+    Different seeds give different noise, however large they are: torch's generator takes 32 bits, so a seed is cut into
+    numbers of 32 bits whose noises are added, each drawn from another place of its generator's sequence.
+    Raises `UserError` for a negative seed.
+    """
+    if seed < 0:
+        raise UserError(f"the seed must be 0 or more, got {seed}")
+    words = [seed >> shift & _WORD for shift in range(0, max(seed.bit_length(), 1), 32)]
 
     def draw(frame: int) -> Tensor:
-        generator = torch.Generator("cpu").manual_seed((seed * 1_000_003 + frame) % 2**63)
-        return torch.randn(shape_CHW, generator=generator)
+        noises = [
+            _draw((word * 1_000_003 + frame) & _WORD, shape_CHW, place)
+            for place, word in enumerate(words)
+            if word or not place
+        ]
+        return noises[0] if len(noises) == 1 else torch.stack(noises).sum(0) / len(noises) ** 0.5
 
     return torch.stack([draw(f) for f in frames])
+
+
+def _draw(seed: int, shape: tuple[int, ...], place: int) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    for _ in range(place):
+        torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from av.error import FFmpegError
+
+from .files import MEDIA_ERRORS, open_container
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Sound:
         self._source, self._output = source, output
         self._stream = source.streams.audio[0]
         self._begin, self._end = begin, end
+        self._opened = ExitStack()  # closes the source
         self._out = output.add_stream_from_template(self._stream) if copy else _aac_stream(output, self._stream)
         self._packets = self._copied() if copy else self._encoded()
         self._waiting: tuple[Fraction, Any] | None = None
@@ -43,10 +46,15 @@ class Sound:
     def open(cls, path: str | Path, output: Any, *, begin: Fraction, end: Fraction | None) -> Sound | None:
         """The sound of `path`, or None, with a warning, if it has none that can be used."""
         try:
-            copy = _can_copy(path, begin)
-            source = av.open(str(path))
-            return cls(source, output, begin=begin, end=end, copy=copy) if source.streams.audio else None
-        except FFmpegError as error:
+            copy = _can_copy(Path(path), begin)
+            with ExitStack() as stack:
+                source = stack.enter_context(open_container(Path(path)))
+                if not source.streams.audio:
+                    return None
+                sound = cls(source, output, begin=begin, end=end, copy=copy)
+                sound._opened = stack.pop_all()
+                return sound
+        except MEDIA_ERRORS as error:
             log.warning("the sound of %s cannot be used (%s): the result is silent", path, error)
             return None
 
@@ -62,7 +70,7 @@ class Sound:
     def close(self) -> None:
         """Close the source file."""
         self._packets = iter(())
-        self._source.close()
+        self._opened.close()
 
     def _copied(self) -> Iterator[tuple[Fraction, Any]]:
         for packet in _demuxed(self._source, self._stream):
@@ -97,8 +105,10 @@ class Sound:
                     round((piece.pts * _time_base(piece) - self._begin) * rate) if piece.pts is not None else position
                 )
                 if start - position > _GAP * rate:
-                    yield np.zeros((len(samples), start - position), np.float32)
-                    position = start
+                    silence = start if last is None else min(start, last)
+                    for begin in range(position, silence, rate):  # a second at most, however long the gap is
+                        yield np.zeros((len(samples), min(rate, silence - begin)), np.float32)
+                    position = max(position, silence)
                 samples = samples[:, max(0, -start) if position == 0 else 0 :]
                 samples = samples if last is None else samples[:, : max(0, last - position)]
                 if samples.shape[1]:
@@ -108,9 +118,9 @@ class Sound:
                     return
 
 
-def _can_copy(path: str | Path, begin: Fraction) -> bool:
+def _can_copy(path: Path, begin: Fraction) -> bool:
     """Whether MP4 takes the packets as they are, and one of them starts where the pictures do."""
-    with av.open(str(path)) as source:
+    with open_container(path) as source:
         if not source.streams.audio:
             return False
         stream: Any = source.streams.audio[0]
@@ -127,7 +137,7 @@ def _demuxed(source: Any, stream: Any) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except FFmpegError as error:
+        except MEDIA_ERRORS as error:
             log.warning("the sound breaks off: %s", error)
             return
         if packet is None:
@@ -139,7 +149,7 @@ def _demuxed(source: Any, stream: Any) -> Iterator[Any]:
 def _decoded(packet: Any) -> list[Any]:
     try:
         return packet.decode()
-    except FFmpegError as error:
+    except MEDIA_ERRORS as error:
         log.info("a piece of sound does not decode: %s", error)
         return []
 

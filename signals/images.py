@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import io
 import logging
-import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import MediaError
+from .files import open_input, write_whole
 
 log = logging.getLogger(__name__)
 
 MAX_MEGAPIXELS = 200
 BACKGROUND = (127, 127, 127)  # mid grey: neither dark nor light hair melts into it
+DECODER_ERRORS = (  # what Pillow's decoders raise over damaged files
+    OSError, SyntaxError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+    struct.error, zlib.error,
+)  # fmt: skip
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -35,19 +41,21 @@ def load_image(
     Raises MediaError: no such file, not a picture, damaged, under `min_side` or over 200 megapixels.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MediaError(f"picture {path} does not exist: check the path")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+        with warnings.catch_warnings(), open_input(path, "picture") as file:
+            warnings.simplefilter("ignore")  # of large pictures and odd tags
+            with Image.open(file) as image:
                 _check_size(path, image, min_side)
                 return _to_rgb(image, path, max_side, background)
+    except MediaError:  # a ValueError, as some of the others
+        raise
+    except MemoryError as error:
+        raise MediaError(f"there is not enough memory for picture {path}: scale it down") from error
     except UnidentifiedImageError as error:
         raise MediaError(f"{path} is not a picture that can be read: save it as PNG or JPEG") from error
     except Image.DecompressionBombError as error:
         raise MediaError(_too_large(path, "")) from error
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow raises SyntaxError for broken PNG chunks
+    except DECODER_ERRORS as error:
         raise MediaError(f"picture {path} is damaged or cannot be read ({error}): save it anew") from error
 
 
@@ -57,15 +65,20 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
     Raises MediaError if the place cannot be written or the format is unknown.
     """
     path = Path(path)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise MediaError(f"cannot write {path}: unknown picture format {path.suffix!r}; use .png")
     try:
-        Image.fromarray(np.ascontiguousarray(image)).save(part)
-        os.replace(part, path)
-    except ValueError as error:
-        raise MediaError(f"cannot write {path}: unknown picture format {path.suffix!r}; use .png") from error
+        write_whole(path, encode_image(image, kind))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise MediaError(f"cannot write {path} ({error.strerror or error}): choose another place") from error
+
+
+def encode_image(image: np.ndarray, kind: str = "PNG") -> bytes:
+    """A file of RGB (H, W, 3) or grey (H, W) uint8."""
+    data = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(data, kind)
+    return data.getvalue()
 
 
 def _check_size(path: Path, image: Image.Image, min_side: int) -> None:
@@ -87,7 +100,7 @@ def _to_rgb(image: Image.Image, path: Path, max_side: int | None, background: tu
         image.draft("RGB" if image.mode == "YCbCr" else image.mode, (2 * max_side, 2 * max_side))
     profile = image.info.get("icc_profile")
     upright = ImageOps.exif_transpose(image)
-    rgb = _flatten(_eight_bit(upright, path), background, profile)
+    rgb = flatten(_eight_bit(upright, path), background, profile)
     if max_side is not None and max(rgb.size) > max_side:
         rgb.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.array(rgb, dtype=np.uint8)
@@ -105,7 +118,10 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
     return image
 
 
-def _flatten(image: Image.Image, background: tuple[int, int, int], profile: bytes | None) -> Image.Image:
+def flatten(
+    image: Image.Image, background: tuple[int, int, int] = BACKGROUND, profile: bytes | None = None
+) -> Image.Image:
+    """RGB in sRGB: through the embedded colour profile if there is one, transparency laid on `background`."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
@@ -121,7 +137,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         try:
             embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, embedded, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError) as error:
+        except (ImageCms.PyCMSError, *DECODER_ERRORS) as error:
             log.info("the colour profile was left aside: %s", error)
         else:
             if converted is not None:

@@ -49,7 +49,7 @@ def contact_sheet(
     if not pictures:
         raise ValueError("a contact sheet needs at least one picture")
     height = cell or max(picture.shape[0] for picture in pictures)
-    strips = [_strip([_scaled(picture, height) for picture in row], height, gap) for row in rows]
+    strips = [_strip([scaled(picture, height) for picture in row], height, gap) for row in rows]
     width = max(*(strip.shape[1] for strip in strips), *(_text_width(label) + 2 * gap for label in labels))
     parts = [part for strip, label in zip(strips, labels, strict=True) for part in (_label(label, width, gap), strip)]
     return np.concatenate([_widened(part, width) for part in parts])
@@ -60,7 +60,8 @@ def pick_frames(num_frames: int, count: int) -> list[int]:
     return sorted({round(t) for t in np.linspace(0, num_frames - 1, min(count, num_frames))})
 
 
-def _scaled(picture: np.ndarray, height: int) -> np.ndarray:
+def scaled(picture: np.ndarray, height: int) -> np.ndarray:
+    """A picture (h, w, 3) or (h, w) uint8 as (height, W, 3); one of that height comes back as it is."""
     colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     factor = height / colour.shape[0]
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR

@@ -1,38 +1,45 @@
-"""Reading video frame by frame, and writing H.264 in MP4 that is playable at every moment of a long run.
+"""Reading video frame by frame, and writing H.264 in MP4 that is playable, but for a second, whenever a run dies.
 
-Rules, stated once: frames come out upright (rotation metadata applied) and with square pixels. A clip whose timestamps
-lie within a tenth of a frame of a steady beat is written at exactly that rate; otherwise (variable frame rate) every
-frame keeps its own timestamp. H.264 in 4:2:0 needs even sides: an odd picture is extended by one repeated row or column
-at the bottom or right.
+Rules, stated once: frames come out upright (rotation and mirroring of the metadata applied) and with square pixels. A
+clip whose timestamps lie within a tenth of a frame of a steady beat is written at exactly that rate; otherwise
+(variable frame rate) every frame keeps its own timestamp. H.264 in 4:2:0 needs even sides: an odd picture is extended
+by one repeated row or column at the bottom or right.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from ..errors import MediaError
+from .animated import TIME_BASE, AnimatedPicture, is_animated
 from .audio import Sound
+from .files import MEDIA_ERRORS, WholeFile, open_container, open_input
+from .parts import BT709, LIMITED_RANGE, PartEncoder, configure, kept_packets, part_ends
 
 log = logging.getLogger(__name__)
 
-_BT709, _BT601 = 1, 5
+_BT601 = 5
 _MATRICES = (1, 4, 5, 6, 7, 9)  # codes of YUV matrices that swscale knows; anything else is read as BT.601
-_LIMITED_RANGE = 1
-# Written as fragments, so that a run that dies leaves a playable file, and made an ordinary MP4 at the end.
-_MP4_OPTIONS = {"movflags": "hybrid_fragmented", "flush_packets": "1"}
+_MAX_MEGAPIXELS = 100
+_SLOWEST, _FASTEST = Fraction(1, 1000), Fraction(1000)  # frames a second
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"[playlist]", b"<MPD")
+# Written as fragments, which begin at keyframes, so that a run that dies leaves a playable file; made an ordinary MP4
+# at the end. Nothing waits for the other track. (Fragments of one frame would lose less, but their times go wrong
+# where sound and pictures alternate: FFmpeg 8.1.)
+_MP4_OPTIONS = {"movflags": "hybrid_fragmented", "flush_packets": "1", "max_interleave_delta": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,10 @@ class Timing:
             return self.ticks[frame] * self.time_base
         return self.ticks[-1] * self.time_base + (frame - self.num_frames + 1) / self.fps
 
+    def first(self, count: int) -> Timing:
+        """The times of the first `count` frames."""
+        return replace(self, num_frames=min(count, self.num_frames), ticks=self.ticks[:count])
+
 
 @dataclass
 class _Pass:
@@ -88,6 +99,11 @@ class VideoReader:
         self.start = start
         self.max_frames = max_frames
         self._last: _Pass | None = None
+        self._animated = AnimatedPicture(self.path) if is_animated(self.path) else None
+        if self._animated is not None:
+            self._rates, self._time_base = [self._animated.rate], TIME_BASE
+            self.info = self._probe_animated(self._animated)
+            return
         with _open(self.path) as container:
             stream = _video_stream(container, self.path)
             self._rates = _rates(stream)
@@ -95,21 +111,53 @@ class VideoReader:
             self.info = self._probe(container, stream)
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        return self.frames()
+
+    def frames(self, first: int = 0) -> Iterator[np.ndarray]:
+        """The frames from the `first` of them on; those before are read and not converted."""
         state = _Pass()
-        size = self.info.height, self.info.width
-        reformat = VideoReformatter()
-        with _open(self.path) as container:
-            for index, frame in enumerate(_decode(container, _video_stream(container, self.path), state)):
-                if index < self.start:
-                    continue
-                if self.max_frames is not None and len(state.ticks) >= self.max_frames:
-                    break
-                state.ticks.append(frame.pts)
-                yield _upright(reformat, frame, size)
+        frames = self._shown(state) if self._animated is None else self._animated_frames(self._animated, state)
+        for index, (tick, convert) in enumerate(frames):
+            if index < self.start:
+                continue
+            if self.max_frames is not None and len(state.ticks) >= self.max_frames:
+                break
+            state.ticks.append(tick)
+            if len(state.ticks) > first:
+                yield convert()
         if not state.ticks:
             raise MediaError(self._nothing(state))
         state.complete = True
         self._last = state
+
+    def _shown(self, state: _Pass) -> Iterator[tuple[int | None, Callable[[], np.ndarray]]]:
+        """Time and picture of each frame; the picture is made when it is asked for."""
+        size, reformat = (self.info.height, self.info.width), VideoReformatter()
+        with _open(self.path) as container:
+            for frame in _decode(container, _video_stream(container, self.path), state):
+                yield frame.pts, lambda frame=frame: _upright(reformat, frame, size)
+
+    def _animated_frames(
+        self, picture: AnimatedPicture, state: _Pass
+    ) -> Iterator[tuple[int | None, Callable[[], np.ndarray]]]:
+        found = 0
+        for tick, frame in picture.frames():
+            found += 1
+            yield tick, lambda frame=frame: frame
+        state.errors += found < picture.declared_frames
+
+    def _probe_animated(self, picture: AnimatedPicture) -> VideoInfo:
+        _check_size(self.path, picture.width, picture.height)
+        if next(picture.frames(), None) is None or picture.declared_frames <= self.start:
+            raise MediaError(self._nothing(_Pass(errors=not self.start)))
+        return VideoInfo(
+            path=self.path,
+            width=picture.width,
+            height=picture.height,
+            fps=self._rates[0],
+            declared_frames=picture.declared_frames,
+            has_audio=False,
+        )
 
     @property
     def num_frames(self) -> int:
@@ -149,7 +197,8 @@ class VideoReader:
             raise MediaError(self._nothing(state))
         aspect = _fraction(stream.sample_aspect_ratio) or Fraction(1)
         width, height = max(1, round(first.width * aspect)), first.height
-        if first.rotation % 180:
+        _check_size(self.path, width, height)
+        if _orientation(first).transposed:
             width, height = height, width
         return VideoInfo(
             path=self.path,
@@ -168,23 +217,38 @@ class VideoReader:
         return f"video {self.path} has no frames: export it anew"
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     """An input container with a readable format. Raises MediaError."""
-    if not path.is_file():
-        raise MediaError(f"video {path} does not exist: check the path")
-    try:
-        container = av.open(str(path))
-    except FFmpegError as error:
-        raise MediaError(
-            f"{path} is not a video that can be read, or it was cut off before its index was written "
-            f"({error.strerror}): convert or record it anew as MP4"
-        ) from error
-    name = container.format.name
-    if name in ("tty", "image2") or name.endswith("_pipe"):
-        container.close()
-        what = "a text file" if name == "tty" else "a still picture"
-        raise MediaError(f"{path} is {what}, not a video: give a moving picture, such as MP4, MOV, WebM or GIF")
-    return container
+    with ExitStack() as stack:
+        with open_input(path, "video") as file:
+            still = file.read(12)[4:] in (b"ftypavif", b"ftypheic", b"ftypmif1")
+        try:
+            container = stack.enter_context(open_container(path))
+        except MEDIA_ERRORS as error:
+            raise MediaError(_unreadable(path, error)) from error
+        name = container.format.name
+        if still or name in ("tty", "image2") or name.endswith("_pipe"):
+            what = "a text file" if name == "tty" else "a still picture"
+            raise MediaError(f"{path} is {what}, not a video: give a moving picture, such as MP4, MOV, WebM or GIF")
+        yield container
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    with open_input(path, "video") as file:
+        head = file.read(1024).lstrip()
+    if any(mark in head for mark in _PLAYLISTS):
+        return f"{path} is a playlist: give the video itself, as one file on this machine"
+    words = getattr(error, "strerror", None) or error
+    return (
+        f"{path} is not a video that can be read, or it was cut off before its index was written "
+        f"({words}): convert or record it anew as MP4"
+    )
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > _MAX_MEGAPIXELS * 1_000_000:
+        raise MediaError(f"{path} has frames of {width}x{height}: at most {_MAX_MEGAPIXELS} megapixels; scale it down")
 
 
 def _video_stream(container: Any, path: Path) -> Any:
@@ -202,7 +266,7 @@ def _decode(container: Any, stream: Any, state: _Pass) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except FFmpegError as error:
+        except MEDIA_ERRORS as error:
             log.info("reading stopped early: %s", error)
             state.errors += 1
             return
@@ -210,20 +274,41 @@ def _decode(container: Any, stream: Any, state: _Pass) -> Iterator[Any]:
             return
         try:
             yield from packet.decode()
-        except FFmpegError as error:
+        except MEDIA_ERRORS as error:
             log.debug("a packet does not decode: %s", error)
             state.errors += 1
 
 
 def _upright(reformat: VideoReformatter, frame: Any, size: tuple[int, int]) -> np.ndarray:
-    """RGB (H, W, 3) of the shown size: square pixels, rotation applied, C-contiguous."""
-    turns = round(frame.rotation / 90) % 4
-    height, width = size if turns % 2 == 0 else size[::-1]
+    """RGB (H, W, 3) of the shown size: square pixels, turned and mirrored as the file says, C-contiguous."""
+    how = _orientation(frame)
+    height, width = size[::-1] if how.transposed else size
     matrix = int(frame.colorspace) if frame.colorspace in _MATRICES else _BT601
     picture = reformat.reformat(
         frame, width=width, height=height, format="rgb24", src_colorspace=matrix, dst_colorspace=_BT601
     )  # older PyAV converts only where the two differ; RGB itself has no matrix
-    return np.ascontiguousarray(np.rot90(picture.to_ndarray(), turns))
+    shown = picture.to_ndarray()
+    shown = shown.swapaxes(0, 1) if how.transposed else shown
+    return np.ascontiguousarray(shown[:: -1 if how.flip_y else 1, :: -1 if how.flip_x else 1])
+
+
+class _Orientation(NamedTuple):
+    """How a decoded frame becomes the shown one: first transposed, then flipped."""
+
+    transposed: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+
+def _orientation(frame: Any) -> _Orientation:
+    """From the display matrix, (x', y') = (a x + c y, b x + d y) y downwards; rounded to right angles."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None or data.buffer_size < 36:
+        return _Orientation()
+    a, b, _, c, d = np.frombuffer(bytes(data), "=i4")[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _Orientation(False, a < 0, d < 0)
+    return _Orientation(True, c < 0, b < 0)
 
 
 def _fraction(value: Any) -> Fraction | None:
@@ -234,7 +319,7 @@ def _fraction(value: Any) -> Fraction | None:
 def _rates(stream: Any) -> list[Fraction]:
     """Candidates for the frame rate, likeliest first; 25 if the file says nothing at all."""
     found = [_fraction(r) for r in (stream.guessed_rate, stream.average_rate, stream.base_rate)]
-    return list(dict.fromkeys(r for r in found if r and r <= 1000)) or [Fraction(25)]
+    return list(dict.fromkeys(r for r in found if r and _SLOWEST <= r <= _FASTEST)) or [Fraction(25)]
 
 
 def _timing(ticks: list[int | None], time_base: Fraction, rates: list[Fraction]) -> Timing:
@@ -250,7 +335,7 @@ def _timing(ticks: list[int | None], time_base: Fraction, rates: list[Fraction])
     mean = (len(relative) - 1) / (relative[-1] * time_base)
     return Timing(
         num_frames=len(ticks),
-        fps=mean.limit_denominator(1001),
+        fps=min(max(mean.limit_denominator(1001), _SLOWEST), _FASTEST),
         constant=False,
         begin=begin,
         ticks=tuple(relative),
@@ -268,8 +353,12 @@ class VideoWriter:
     """H.264 (yuv420p, BT.709) in MP4, frame after frame, with the driver's sound muxed alongside.
 
     size: (height, width) of the frames; timing: when they are shown; sound: a file whose sound to take, from the moment
-    `timing.begin` on, cut at the last frame's end if `cut_sound`. Use as a context manager: leaving it, by an error
-    too, finishes the file with the frames written so far. Raises MediaError if it cannot be written (disk full, ...).
+    `timing.begin` on, cut at the last frame's end if `cut_sound`. Pictures are encoded in parts (`svdp.signals.parts`)
+    and each is brought to the disk: a process that dies, or a power cut, takes the frames of the last second.
+    kept: a file that an earlier writer with the same arguments left unfinished; `frames_written` then begins after its
+    whole parts, and the finished file has the same frames and sound as if it had been written at once.
+    Use as a context manager: leaving it, by an error too, finishes the file with the frames written so far.
+    Raises MediaError if it cannot be written (disk full, ...) or `kept` does not fit.
     """
 
     def __init__(
@@ -281,36 +370,44 @@ class VideoWriter:
         sound: str | Path | None = None,
         cut_sound: bool = False,
         crf: int = 14,
+        kept: str | Path | None = None,
     ) -> None:
         self.path = Path(path)
         self.size = size
         self.timing = timing
         self.frames_written = 0
+        self.frames_safe = 0  # in whole parts on the disk: what a later writer can keep
+        self._packets = self._muxed = 0
         self._reformat = VideoReformatter()
         self._failed = False
+        self._ends = part_ends(timing.ticks, timing.time_base)
+        even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        self._parts = PartEncoder(even, timing.fps, timing.time_base, crf)
         try:
-            self._container = av.open(str(self.path), "w", format="mp4", options=_MP4_OPTIONS)
-            self._stream = self._add_stream(crf)
+            self._file = WholeFile(self.path, "wb+")
+            self._container = av.open(self._file, "w", format="mp4", options=_MP4_OPTIONS)
+            self._stream: Any = self._container.add_stream("libx264", rate=timing.fps)
+            configure(self._stream.codec_context, even, timing.fps, timing.time_base, crf)
             end = timing.time(timing.num_frames) if cut_sound else None
             self._sound = Sound.open(sound, self._container, begin=timing.begin, end=end) if sound else None
         except OSError as error:
             raise MediaError(_cannot_write(self.path, error)) from error
+        if kept is not None:
+            self._keep(Path(kept))
 
-    def _add_stream(self, crf: int) -> Any:
-        height, width = (side + side % 2 for side in self.size)
-        stream: Any = self._container.add_stream("libx264", rate=self.timing.fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {
-            "crf": str(crf),
-            "preset": "medium",
-            "bf": "0",
-        }  # fragments cannot shift reordered frames to 0
-        stream.gop_size = max(1, round(2 * self.timing.fps))
-        context = stream.codec_context
-        context.time_base = self.timing.time_base
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED_RANGE
-        return stream
+    def _keep(self, path: Path) -> None:
+        self._begin()
+        header = self._stream.codec_context.extradata
+        for part in kept_packets(path, list(self._ends), self.timing.ticks, self.timing.time_base, header):
+            self.frames_written += len(part)
+            self._end_part(part)
+
+    def _begin(self) -> None:
+        try:
+            self._container.start_encoding()
+        except OSError as error:
+            self._failed = True
+            raise MediaError(_cannot_write(self.path, error)) from error
 
     def write(self, frame: np.ndarray) -> None:
         """Append one RGB uint8 frame (H, W, 3) of the size given at the start."""
@@ -318,34 +415,63 @@ class VideoWriter:
             raise MediaError(f"frames must be uint8 {(*self.size, 3)}, got {frame.dtype} {frame.shape}")
         if self.frames_written >= self.timing.num_frames:
             raise MediaError(f"{self.path} was planned for {self.timing.num_frames} frames")
+        if not self.frames_written:
+            self._begin()
         pad = [(0, side % 2) for side in self.size]
         picture = av.VideoFrame.from_ndarray(np.pad(frame, [*pad, (0, 0)], mode="edge"), format="rgb24")
         picture = self._reformat.reformat(
-            picture, format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE
+            picture, format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
         )
         picture.pts, picture.time_base = self.timing.ticks[self.frames_written], self.timing.time_base
         self.frames_written += 1
-        self._mux(self._stream.encode(picture), sound_until=self.timing.time(self.frames_written))
+        packets = self._parts.encode(picture)
+        if self.frames_written == self._ends[0]:
+            self._end_part(packets + self._parts.finish())
+        else:
+            self._mux(packets, sound_until=self.timing.time(self.frames_written) if packets else Fraction(0))
+
+    def _end_part(self, packets: list[Any]) -> None:
+        end = self._ends.pop(0)
+        whole = self.frames_written == self.timing.num_frames
+        self._mux(packets, sound_until=None if whole else self.timing.time(end))
+        try:
+            self._file.sync()
+        except OSError as error:
+            self._failed = True
+            raise MediaError(_cannot_write(self.path, error)) from error
+        self.frames_safe, self._muxed = self._muxed, end  # the muxer holds a part until the next begins
 
     def close(self) -> None:
-        """Finish the file with the frames written so far and the sound up to there."""
+        """Finish the file with the frames written so far and the sound up to there; without any, there is no file."""
         if self._failed:
             return
-        if self.frames_written:  # without any, the file has not been begun and stays empty
-            whole = self.frames_written == self.timing.num_frames
-            self._mux(self._stream.encode(None), sound_until=None if whole else self.timing.time(self.frames_written))
+        if self.frames_written and self.frames_written < self.timing.num_frames:
+            self._mux(self._parts.finish(), sound_until=self.timing.time(self.frames_written))
         try:
             if self._sound is not None:
                 self._sound.close()
             self._container.close()
+            self._file.sync()
+            self._file.close()
+            self.frames_safe = self._muxed
         except OSError as error:
             self._failed = True
             raise MediaError(_cannot_write(self.path, error)) from error
+        if not self.frames_written:
+            self.path.unlink(missing_ok=True)
+
+    def _duration(self, packet: Any) -> int:
+        """In the packet's units of time; frames are not reordered."""
+        number, self._packets = self._packets, self._packets + 1
+        return round((self.timing.time(number + 1) - self.timing.time(number)) / Fraction(packet.time_base))
 
     def _mux(self, packets: list[Any], *, sound_until: Fraction | None) -> None:
         """Write packets and the sound up to that many seconds (None: all that is left)."""
         try:
-            self._container.mux(packets)
+            for packet in packets:
+                packet.stream = self._stream
+                packet.duration = self._duration(packet)  # else the muxer guesses it where sound comes in between
+                self._container.mux_one(packet)
             if self._sound is not None:
                 self._sound.feed(sound_until)
         except OSError as error:

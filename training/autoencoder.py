@@ -21,8 +21,10 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from ..model.autoencoder import WIDTH, TinyAutoencoder
+from .checkpoint import run_folder
 from .data.autoencoder_pictures import CropsConfig, build_crops, find_files
 from .muon import Muon
+from .tables import convert, table_at
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +75,17 @@ class AutoencoderConfig:
     @classmethod
     def from_table(cls, table: Mapping[str, Any], root: Path) -> "AutoencoderConfig":
         """Settings of a TOML table (its key `kind` is ignored). Raises UserError on unknown keys."""
-        values = {key: _tupled(value) for key, value in table.items() if key != "kind"}
+        values = {key: value for key, value in table.items() if key != "kind"}
+        for key in ("crops", "metadata"):
+            table_at(values, key, "the configuration")
         for key, kind in (("crops", CropsConfig), ("", cls)):
             known = {f.name for f in fields(kind)}
             unknown = sorted(set(values.get(key, {}) if key else values) - known)
             if unknown:
                 names, where = ", ".join(unknown), f"[{key}]" if key else "the configuration"
                 raise UserError(f"unknown settings {names} in {where}: known are {', '.join(sorted(known))}")
-        crops = {key: _tupled(value) for key, value in values.pop("crops", {}).items()}
+        crops = convert(CropsConfig, values.pop("crops", {}), "[crops]")
+        values = convert(cls, values, "the configuration:")
         for key in ("teacher", "teacher_decoder", "manifest", "crops_file", "start"):
             if values.get(key):
                 values[key] = str(root / values[key])
@@ -88,10 +93,6 @@ class AutoencoderConfig:
             raise UserError("the configuration names no teacher: set `teacher` to an autoencoder in TAESD form")
         values["pictures"] = tuple(str((root / p).absolute()) for p in values.get("pictures", ()))
         return cls(crops=CropsConfig(**crops), **values)
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 # --- pictures of a step: a pure function of (seed, step), so that a resumed run sees the same ones ------------------
@@ -275,16 +276,16 @@ def train(config: AutoencoderConfig, out: Path, resume: bool = False) -> Path:
         raise UserError(f"nothing to resume: {out / CHECKPOINT} does not exist; start without --resume")
     if found and not resume:
         raise UserError(f"{out} holds a run already: resume it, or choose another output folder")
-    out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    crops = _crops(config, out)
-    run = _Run(config, out)
-    if resume:
-        run.load()
-    else:
-        (out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-    _loop(run, crops)
+    with run_folder(out, out / CHECKPOINT, out / "crops.npy"):
+        crops = _crops(config, out)
+        run = _Run(config, out)
+        if resume:
+            run.load()
+        else:
+            (out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
+        _loop(run, crops)
     return out / WEIGHTS
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,23 @@ def save_checkpoint(
     kept = {k: v.cpu().contiguous() for k, v in ((k, whole(v.detach())) for k, v in tensors.items()) if write}
     if write:
         write_atomically(path, kept, header)
+
+
+@contextmanager
+def run_folder(out: Path, *kept: Path) -> Iterator[None]:
+    """Makes the folder of a run; if the run fails before it has written one of `kept`, the folder is removed again."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except UserError:
+        if made and not any(path.exists() for path in kept):
+            shutil.rmtree(out, ignore_errors=True)
+            for folder in made[1:]:
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()
+        raise
 
 
 def write_atomically(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..errors import UserError
 from ..model.config import AdapterConfig, BaseArchitecture
 from ..model.fusion import BRANCHES
-from .tables import build, read_toml
+from .tables import build, read_toml, table_at, tables_at
 
 __all__ = ["TrainConfig", "config_from_json", "load_config", "parse_config", "read_toml", "with_overrides"]
 
@@ -234,12 +234,14 @@ def parse_config(table: dict[str, Any], name: str = "configuration") -> TrainCon
     Raises `UserError` that names the setting.
     """
     table = dict(table)
-    architecture = table.get("base", {}).get("architecture")
+    architecture = table_at(table_at(table, "base", name), "architecture", f"{name}: base") or None
+    for stage in tables_at(table, "stage", name):
+        table_at(stage, "branches", f"{name}: stage")
     if architecture is None:
         raise UserError(f"{name}: [base.architecture] is missing: width, depth, heads, ...")
     if table.pop("drop_history", False):
         table = _without_history(table)
-    adapter = {**table.get("adapter", {}), "base": architecture}
+    adapter = {**table_at(table, "adapter", name), "base": architecture}
     table = {**table, "stages": table.get("stage", []), "adapter": adapter}
     table = {k: v for k, v in table.items() if k not in ("stage", "kind")}  # `kind` tells `svdp train` what to train
     return build(TrainConfig, table, name)

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..model.flow import add_noise, velocity_target
 from ..model.fusion import Branch
 from .bf16_copy import BF16Copy
-from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
+from .checkpoint import LAST, Progress, load_checkpoint, run_folder, save_checkpoint
 from .config import StageSettings, TrainConfig, config_from_json
 from .data.windows import ClipBatch
 from .ema import Ema
@@ -364,8 +364,8 @@ def train(
     out = Path(out)
     if not resume and (out / "checkpoints" / LAST).exists():
         raise UserError(f"{out} holds a run already: resume it (--resume) or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with _log_to(out / "train.log"), _stop_on_signals() as asked:
+    kept = out / "checkpoints" / LAST
+    with run_folder(out, kept), _log_to(out / "train.log"), _stop_on_signals() as asked:
         trainer = Trainer(config, out)
         if resume:
             trainer.resume()

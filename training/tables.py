@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -33,8 +34,10 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path} extends itself, by way of {' and '.join(p.name for p in above)}: remove one `extends`")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and your rights") from error
     other = table.pop("extends", None)
     if other is None:
         return table
@@ -52,16 +55,37 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def table_at(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """The table under a key, empty if there is none. Raises `UserError` if something else is there."""
+    found = table.get(key, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: {key} must be a table, [{key}], got {found!r}")
+    return found
+
+
+def tables_at(table: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    """The list of tables under a key, empty if there is none. Raises `UserError` if something else is there."""
+    found = table.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise UserError(f"{where}: {key} must be a list of tables, [[{key}]], got {found!r}")
+    return found
+
+
+def convert(cls: type, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of a table as the types that the dataclass declares. Raises `UserError` that names the setting."""
+    kinds = get_type_hints(cls)
+    return {key: _convert(kinds[key], value, f"{where} {key}") for key, value in table.items()}
+
+
 def build(cls: type[T], table: Any, where: str) -> T:
     """A settings dataclass from a TOML table; unknown and missing keys raise `UserError` that names them."""
     if not isinstance(table, dict):
         raise UserError(f"{where} must be a table, got {table!r}")
-    kinds = get_type_hints(cls)
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise UserError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(known)}")
-    values = {key: _convert(kinds[key], value, f"{where} {key}") for key, value in table.items()}
+    values = convert(cls, table, where)
     try:
         return cls(**values)
     except TypeError as error:  # a field without default is missing

@@ -12,6 +12,8 @@ import av
 import numpy as np
 import pytest
 
+FORMATS = {".mkv": "matroska", ".m4a": "ipod", ".ts": "mpegts"}  # others are named as their files end
+
 
 def moving_frames(count: int, size: tuple[int, int] = (48, 64)) -> Iterable[np.ndarray]:
     """Frames whose grey says their number: 4 * index + 16, with a white top left corner."""
@@ -33,9 +35,19 @@ def encode_clip(
     seconds: float = 2.0,
     codec: str = "libx264",
     muxing: dict[str, str] | None = None,
+    title: str = "",
+    late: int = 0,
 ) -> Path:
-    """Write a clip; sound names an audio codec; rotate is the display rotation in degrees counterclockwise."""
-    with av.open(str(path), "w", options=muxing or {}) as container:
+    """Write a clip; sound names an audio codec; rotate is the display rotation in degrees counterclockwise.
+
+    The sound pauses for `late` seconds after its first quarter of a second.
+    """
+    with (
+        path.open("wb") as file,
+        av.open(file, "w", format=FORMATS.get(path.suffix, path.suffix[1:]), options=muxing or {}) as container,
+    ):
+        if title:
+            container.metadata["title"] = title
         stream: Any = None
         tone: Any = container.add_stream(sound, rate=16000, layout="mono") if sound else None
         for index, frame in enumerate(frames):
@@ -53,6 +65,9 @@ def encode_clip(
             container.mux(stream.encode(None))
         if tone is not None:
             for packet in tone_packets(tone, seconds):
+                assert packet.pts is not None and packet.dts is not None
+                shift = round(late / packet.time_base) if packet.pts >= 4000 else 0
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                 container.mux(packet)
     return path
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -123,11 +119,14 @@ def test_odd_sizes_work(animate, examples, encode, tmp_path):
     assert frames_of(tmp_path / "out.mp4")[0].shape == (height + 1, width + 1, 3)
 
 
-def test_a_face_in_one_of_a_hundred_frames_is_enough(animate, examples, encode, tmp_path):
+def test_a_face_in_one_of_a_hundred_frames_is_not_enough_unless_forced(animate, examples, encode, tmp_path):
     face = next(iter(VideoReader(examples.driving)))
     frames = (face if i == 41 else np.full_like(face, 90) for i in range(100))
     clip = encode(tmp_path / "once.mp4", frames, fps=Fraction(25))
     code, said = animate("--steps", "1", "--keep-crop", driving=clip)
+    assert code == 2 and "the face is seen in only 1 of 100 frames; choose a clip or a --start that shows it" in said
+    assert "--force" in said and [p.name for p in tmp_path.iterdir()] == ["once.mp4"]
+    code, said = animate("--steps", "1", "--keep-crop", "--force", driving=clip)
     assert code == 0, said
     assert "face not seen in frames 0-40, 42-99: interpolated" in said
     assert VideoReader(tmp_path / "out.mp4").num_frames == 100
@@ -167,24 +166,3 @@ def test_a_truncated_driver_is_used_as_far_as_it_goes(animate, examples, encode,
     frames = VideoReader(tmp_path / "out.mp4").num_frames
     assert 1 < frames < 40
     assert f"cut.mp4 is damaged or cut short: {frames} of 40 frames decode; these are used" in said
-
-
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_a_playable_file_under_the_other_name(animate, tmp_path, number, code):
-    partial = tmp_path / "out.partial.mp4"
-
-    def interrupt() -> None:
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not (partial.exists() and partial.stat().st_size > 0):
-            time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    exit_code, said = animate("--steps", "60")
-    thread.join()
-    assert exit_code == code
-    assert not (tmp_path / "out.mp4").exists()
-    frames = VideoReader(partial).num_frames if partial.exists() else 0
-    kept = f"the first {frames} frames are kept in {partial}" if frames else "nothing was written"
-    assert f"stopped by {number.name}: {kept}" in said

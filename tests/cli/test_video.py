@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ import pytest
 from av.video.stream import VideoStream
 from PIL import Image
 from svdp.errors import MediaError
+from svdp.signals.parts import part_ends
 from svdp.signals.video import Timing, VideoReader, VideoWriter
 
 NTSC = Fraction(30000, 1001)
@@ -178,8 +180,10 @@ def test_a_writer_without_a_frame_leaves_no_video(make_clip, tmp_path):
 KILLED_WRITER = """
 import os, sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 import numpy as np
+from svdp.signals.parts import part_ends
 from svdp.signals.video import Timing, VideoWriter
 
 fps = Fraction(25)
@@ -193,11 +197,68 @@ os._exit(9)
 """
 
 
-def test_a_killed_process_leaves_what_was_encoded(tmp_path):
+def test_a_killed_process_loses_less_than_a_second(tmp_path):
     # a process of its own, not a fork: the libraries' threads here would not survive one
     ended = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(tmp_path / "killed.mp4")], check=False)
     assert ended.returncode == 9
-    assert VideoReader(tmp_path / "killed.mp4").num_frames >= 200  # the encoder looks ahead; the rest is on disk
+    assert VideoReader(tmp_path / "killed.mp4").num_frames > 300 - 25
+
+
+@pytest.mark.parametrize("fps", [Fraction(10), Fraction(24), NTSC, Fraction(60)])
+def test_parts_are_so_short_that_two_of_them_are_less_than_a_second(fps):
+    ends = part_ends(tuple(range(100)), 1 / fps)
+    longest = max(b - a for a, b in pairwise([0, *ends]))
+    assert ends[-1] == 100 and 0.8 < (2 * longest - 1) / fps < 1
+
+
+def noise(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 48, 64, 3), dtype=np.uint8)
+
+
+def packets(path: Path) -> list[tuple[int, bytes]]:
+    """All sound of a file."""
+    with av.open(str(path)) as container:
+        return [(p.pts, bytes(p)) for p in container.demux(audio=0) if p.pts is not None]
+
+
+@pytest.mark.parametrize("stopped_at", [30, 77, 199])
+def test_a_writer_goes_on_from_what_another_left(make_clip, tmp_path, stopped_at):
+    sound, frames = make_clip("a.mp4", 50, sound="aac"), noise(200)
+
+    def write(path: Path, stop: int | None, kept: Path | None = None) -> int:
+        with VideoWriter(path, (48, 64), steady(200), sound=sound, kept=kept) as writer:
+            begin = writer.frames_written
+            for frame in frames[begin:stop]:
+                writer.write(frame)
+        return begin
+
+    write(tmp_path / "whole.mp4", None)
+    write(tmp_path / "left.mp4", stopped_at)
+    assert stopped_at - 12 <= write(tmp_path / "on.mp4", None, tmp_path / "left.mp4") <= stopped_at
+    whole, on = (list(VideoReader(tmp_path / name)) for name in ("whole.mp4", "on.mp4"))
+    assert len(whole) == len(on) == 200 and all(np.array_equal(a, b) for a, b in zip(whole, on, strict=True))
+    assert packets(tmp_path / "whole.mp4") == packets(tmp_path / "on.mp4")
+
+
+def test_what_is_kept_ends_before_the_first_damage(tmp_path):
+    with VideoWriter(tmp_path / "left.mp4", (48, 64), steady(100)) as writer:
+        for frame in noise(60):
+            writer.write(frame)
+        data = bytearray((tmp_path / "left.mp4").read_bytes())  # before it is finished
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)  # as after a power cut: long enough, and empty
+    (tmp_path / "left.mp4").write_bytes(data)
+    with VideoWriter(tmp_path / "on.mp4", (48, 64), steady(100), kept=tmp_path / "left.mp4") as writer:
+        kept = writer.frames_written
+    assert kept in (12, 24) and VideoReader(tmp_path / "on.mp4").num_frames == kept
+
+
+def test_a_kept_file_of_another_video_is_refused(tmp_path):
+    with VideoWriter(tmp_path / "left.mp4", (48, 64), steady(100)) as writer:
+        for frame in noise(30):
+            writer.write(frame)
+    for size, timing in (((64, 64), steady(100)), ((48, 64), steady(100, Fraction(30)))):
+        with pytest.raises(MediaError, match=r"left\.mp4 does not fit this run: begin anew with --overwrite"):
+            VideoWriter(tmp_path / "on.mp4", size, timing, kept=tmp_path / "left.mp4")
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path):

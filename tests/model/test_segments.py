@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from svdp.errors import UserError
@@ -50,6 +52,23 @@ def test_nonsense_is_refused():
 def test_noise_depends_on_seed_and_frame_alone():
     assert torch.equal(frame_noise(range(3, 6), SHAPE, 1)[0], frame_noise(range(0, 4), SHAPE, 1)[3])
     assert not torch.equal(frame_noise(range(1), SHAPE, 1), frame_noise(range(1), SHAPE, 2))
+
+
+def test_seeds_that_differ_give_different_noise():
+    seeds = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2 * 2**32, 2**33 + 1, 2**63, 2**63 + 1, 2**64 - 1, 2**64, 3**80]
+    noises = [frame_noise(range(2), (4, 16, 16), seed) for seed in seeds]
+    for a, b in itertools.combinations(noises, 2):
+        assert not torch.equal(a[0], b[0]) and not torch.equal(a[1], b[1])
+        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.95
+    for noise in noises:
+        assert abs(noise.mean()) < 0.1 and 0.95 < noise.std() < 1.05
+    with pytest.raises(UserError, match="the seed must be 0 or more, got -1"):
+        frame_noise(range(1), SHAPE, -1)
+
+
+def test_small_seeds_give_the_noise_they_always_gave():
+    expected = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7 * 1_000_003 + 5))
+    assert torch.equal(frame_noise(range(5, 6), SHAPE, 7)[0], expected)
 
 
 def test_same_seed_gives_the_same_first_segments_whatever_the_length():

@@ -76,3 +76,14 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     ):
         assert svdp(*arguments) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_training_that_fails_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "tiny.toml"
+    config.write_text(_toml(tiny_table(tmp_path / "no-data")))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    for out in (tmp_path / "runs" / "new", tmp_path / "mine"):
+        assert svdp("train", config, "--out", out) == 2
+        assert "no-data" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists() and (tmp_path / "mine" / "notes.txt").read_text() == "kept"

@@ -66,6 +66,24 @@ def test_bad_shards_are_named(tmp_path):
         load_shards([])
 
 
+def test_a_flipped_byte_in_a_shard_is_named_or_harmless(tmp_path):
+    write_shard(tmp_path / "a.tar", [fake_clip(0), fake_clip(1)])
+    good, clips = (tmp_path / "a.tar").read_bytes(), load_shards([tmp_path / "a.tar"])
+    rng, named = np.random.default_rng(0), 0
+    for _ in range(200):
+        damaged = bytearray(good)
+        damaged[int(rng.integers(0, len(good)))] ^= int(rng.integers(1, 256))
+        (tmp_path / "b.tar").write_bytes(damaged)
+        try:
+            read = load_shards([tmp_path / "b.tar"])
+        except UserError as error:
+            assert "b.tar" in str(error)
+            named += 1
+        else:
+            assert all(np.array_equal(read[name], clips[name][: len(read[name])]) for name in clips)
+    assert named > 100
+
+
 def test_a_failed_shard_leaves_no_finished_file(tmp_path):
     def samples():
         yield fake_clip(0)

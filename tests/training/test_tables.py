@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from svdp.errors import UserError
+from svdp.training.autoencoder import AutoencoderConfig
 from svdp.training.config import config_from_json, load_config, parse_config
+from svdp.training.data.sources import load_data_config
 from svdp.training.loop import _check_same
 from svdp.training.tables import read_toml
 
@@ -55,3 +57,36 @@ def test_settings_come_back_from_json_and_younger_ones_have_their_defaults(tmp_p
     saved["optim"]["ema"] = 0.5
     with pytest.raises(UserError, match="other settings of: optim"):
         _check_same(saved, config.to_json(), "checkpoint")
+
+
+@pytest.mark.parametrize("broken", ["base", "adapter", "stage", "data", "optim", "loss"])
+def test_a_number_where_a_table_belongs_is_named(tmp_path: Path, broken: str) -> None:
+    with pytest.raises(UserError, match=broken):
+        parse_config({**tiny_table(tmp_path), broken: 5}, "a.toml")
+
+
+def test_toml_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b'name = "\xff\xfe"\n')
+    with pytest.raises(UserError, match=r"a\.toml is not valid TOML: 'utf-8' codec"):
+        load_config(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize("text", ["data = 1", "roots = 1", "media = 1", "media = [1]", "driver = 1", "[roots]\na = 1"])
+def test_data_tables_that_are_none_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.toml").write_text(text + "\n")
+    with pytest.raises(UserError, match=text.split()[0].strip("[]")):
+        load_data_config(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize("text", ["size = '128'", "frames = 1.5", "autoencoder = 1", "pair_share = 'half'"])
+def test_data_settings_of_another_type_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.toml").write_text(f"[data]\n{text}\n")
+    with pytest.raises(UserError, match=rf"a\.toml: \[data\] {text.split()[0]} must be a"):
+        load_data_config(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize("text", ["crops = 1", "batch = 'x'", "teacher = 1", "metadata = 1", "[crops]\nsize = 'x'"])
+def test_autoencoder_settings_of_another_type_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.toml").write_text(text + "\n")
+    with pytest.raises(UserError, match=text.split("\n")[-1].split()[0]):
+        AutoencoderConfig.from_table(read_toml(tmp_path / "a.toml"), tmp_path)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,10 @@ import numpy as np
 from ...errors import UserError
 from .locations import Location, open_file
 
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, OSError, ValueError,
+    TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, SyntaxError,
+)  # fmt: skip  # what reading a shard raises after a byte of it has changed
 ARRAYS = {"sources": np.float16, "target": np.float16, "driving": np.float16, "regions": np.uint8}
 
 
@@ -48,9 +55,9 @@ def read_shard(path: Location) -> Iterator[tuple[str, dict[str, np.ndarray], dic
             members = {entry.name: entry for entry in archive.getmembers()}
             for key in sorted(name[:-4] for name in members if name.endswith(".npz")):
                 with np.load(io.BytesIO(_bytes(archive, members[f"{key}.npz"]))) as packed:
-                    arrays = {name: packed[name] for name in ARRAYS}
+                    arrays = {name: _checked(name, packed[name]) for name in ARRAYS}
                 yield key, arrays, json.loads(_bytes(archive, members[f"{key}.json"]))
-    except (tarfile.TarError, KeyError, OSError, ValueError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is not a readable shard ({error}): delete it and build it again") from error
 
 
@@ -59,6 +66,12 @@ def _bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     if handle is None:
         raise KeyError(entry.name)
     return handle.read()
+
+
+def _checked(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype != ARRAYS[name] or values.ndim != 4 or not values.size:
+        raise ValueError(f"{name} is {values.dtype} {values.shape}")
+    return values
 
 
 def load_shards(paths: Sequence[Location]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 from ...errors import MediaError, UserError
 from ...signals.images import load_image
 from ...signals.video import VideoReader
-from ..tables import build, read_toml
+from ..tables import build, convert, read_toml, table_at, tables_at
 from .augmentation import DriverChanges
 
 SPLITS = ("train", "heldout")
@@ -100,32 +100,34 @@ def load_data_config(path: Path, overrides: Mapping[str, Any] | None = None) -> 
     unknown = sorted(set(document) - {"data", "roots", "driver", "media"})
     if unknown:
         raise UserError(f"{path}: unknown tables {unknown}; known are [data], [roots], [driver] and [[media]]")
+    driver = build(DriverChanges, table_at(document, "driver", str(path)), f"{path}: [driver]")
     overrides = dict(overrides or {})
-    roots = document.get("roots", {}) | dict(overrides.pop("roots", {}))
-    settings = document.get("data", {}) | overrides
+    roots = table_at(document, "roots", str(path)) | dict(overrides.pop("roots", {}))
+    settings = table_at(document, "data", str(path)) | overrides
     known = {f.name for f in fields(DataConfig)} - {"media", "roots", "driver"}
     if set(settings) - known:
         unknown = sorted(set(settings) - known)
         raise UserError(f"{path}: unknown settings {unknown} in [data]; known are {sorted(known)}")
-    media = tuple(_read_source(path, table) for table in document.get("media", []))
+    settings = {**convert(DataConfig, table_at(document, "data", str(path)), f"{path}: [data]"), **overrides}
+    if not all(isinstance(folder, str | Path) for folder in roots.values()):
+        raise UserError(f"{path}: [roots] must name folders, got {roots}")
+    media = tuple(_read_source(path, table) for table in tables_at(document, "media", str(path)))
     needed = ("head_model", "autoencoder") if any(m.portraits for m in media) else ("autoencoder",)
     for name in needed:
         if name not in settings:
             raise UserError(f"{path}: [data] needs {name}")
     files = {name: str(path.parent / settings[name]) for name in ("head_model", "autoencoder") if settings.get(name)}
     resolved = {name: str(path.parent / folder) for name, folder in roots.items()}
-    driver = build(DriverChanges, document.get("driver", {}), f"{path}: [driver]")
     return DataConfig(media=media, roots=resolved, driver=driver, **{**settings, **files})
 
 
-def _read_source(path: Path, table: Mapping[str, Any]) -> MediaSource:
+def _read_source(path: Path, table: dict[str, Any]) -> MediaSource:
     known = {f.name for f in fields(MediaSource)}
     if set(table) - known or not {"root", "origin", "licence"} <= set(table):
         raise UserError(
             f"{path}: a [[media]] needs root, origin and licence; known are {sorted(known)}, got {sorted(table)}"
         )
-    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-    return MediaSource(**settings)
+    return build(MediaSource, table, f"{path}: [[media]]")
 
 
 def list_media(config: DataConfig, split: str, kind: str) -> list[MediaFile]:

@@ -1,0 +1,89 @@
+"""The film of one run while it is made: frames written, contact sheet collected, checkpoints kept."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ..errors import MediaError
+from ..signals.paste import paste_back, scaled_affine
+from ..signals.video import Timing, VideoWriter
+from .driver import Source
+from .kept import Checkpoint
+from .output import OutputFile
+from .sheet import ROWS, SheetCollector
+
+log = logging.getLogger(__name__)
+
+
+class Film:
+    """Takes results in order and writes them to `output.video`, after what `output.checkpoint` kept.
+
+    settings: what the frames depend on, for the checkpoints. paste: into the whole portrait, or the bare square.
+    sound, cut_sound: as for `VideoWriter`. A context manager. Raises MediaError.
+    """
+
+    def __init__(
+        self,
+        output: OutputFile,
+        source: Source,
+        timing: Timing,
+        settings: dict[str, str],
+        *,
+        paste: bool,
+        sound: Path | None,
+        cut_sound: bool,
+    ) -> None:
+        kept = output.checkpoint
+        self._output, self._source, self._settings, self._paste = output, source, settings, paste
+        self._boundaries: list[tuple[int, np.ndarray | None]] = []
+        self.sheet = SheetCollector(source.cropped, timing.num_frames, kept.sheet if kept else None)
+        size = source.picture.shape[:2] if paste else source.cropped.shape[:2]
+        output.started = True
+        self._writer = VideoWriter(output.video, size, timing, sound=sound, cut_sound=cut_sound, kept=output.kept_video)
+        if kept is not None and self._writer.frames_written < kept.start:
+            self._writer.close()
+            raise MediaError(f"{output.kept_video} is damaged: begin anew with --overwrite")
+        if kept is None:
+            self.boundary(0)  # says from the first moment what this film is of
+
+    def add(self, number: int, driver: np.ndarray, masked: np.ndarray, result: np.ndarray) -> None:
+        """A frame: driving picture, its masked signal and the result, each (R, R, 3) uint8."""
+        for row, picture in zip(ROWS, (driver, masked, result), strict=True):
+            self.sheet.add(row, number, picture)
+        if number >= self._writer.frames_written:  # else it is among those that were kept
+            self._writer.write(self._whole(result) if self._paste else result)
+            self._keep()
+
+    def boundary(self, frame: int, history: np.ndarray | None = None) -> None:
+        """A later run can begin at `frame`, given the latents (H, C, h, w) float32 of the frames before."""
+        self._boundaries.append((frame, history))
+        self._keep()
+
+    def _keep(self) -> None:
+        """Keep the last boundary before which all frames are on the disk."""
+        safe = [b for b in self._boundaries if b[0] <= self._writer.frames_safe]
+        if safe:
+            self._boundaries = self._boundaries[len(safe) :]
+            start, history = safe[-1]
+            self._output.save_checkpoint(
+                Checkpoint(self._output.video.name, self._settings, start, history, self.sheet.pictures)
+            )
+
+    def _whole(self, result: np.ndarray) -> np.ndarray:
+        affine = scaled_affine(self._source.crop.affines[0], len(result), self._source.crop.size)
+        return paste_back(self._source.picture, result, affine)[0]
+
+    def __enter__(self) -> Film:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._writer.__exit__(kind, error, tb)
+        if error is not None:
+            try:
+                self._keep()
+            except MediaError as keeping:
+                log.info("no checkpoint: %s", keeping)
