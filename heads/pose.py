@@ -17,6 +17,7 @@ from ..errors import NoFaceError
 from ..signals.track import FaceTrack
 from .drive import fit_driver, fit_face
 from .landmarks import load_bundled
+from .motion import Motion
 from .place import place, transfer
 from .scene import (
     SUPERSAMPLING,
@@ -24,16 +25,17 @@ from .scene import (
     Portrait,
     Studio,
     base_affine,
-    draw_known,
+    draw_frames,
     make_portrait,
     move_head,
     restore_portrait,
 )
 from .solve import FaceBasis, face_basis
 from .texture import anatomy
+from .threads import in_order
 
 MOST_TURNED = 45.0  # degrees: a photo shows too little of a head turned further
-AT_ONCE = 16  # frames whose vertices are in memory together
+AT_ONCE = 8  # frames whose vertices are in memory together
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,20 @@ class PosedPortrait:
         expression, angles = transfer(self.basis, driver, fit, mode, reference)
         marks = landmarks * SUPERSAMPLING
         motion = place(self.basis, fit, expression, angles, marks, affine, self.studio.fine)
-        for start in range(0, len(motion), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            some = replace(
+        parts = [
+            replace(
                 motion, expression=motion.expression[part], angles=motion.angles[part], shift=motion.shift[part],
                 zoom=motion.zoom[part],
-            )  # fmt: skip
-            for points in move_head(self.studio, self.actor, some):
-                picture, known = draw_known(self.studio, self.actor, points, affine)
-                yield PosedFrame(
-                    picture.round().clip(0, 255).astype(np.uint8), (255 * known).round().clip(0, 255).astype(np.uint8)
-                )
+            )
+            for part in (slice(start, start + AT_ONCE) for start in range(0, len(motion), AT_ONCE))
+        ]  # fmt: skip
+        for frames in in_order(lambda part: self._draw(part, affine), parts):
+            yield from frames
+
+    def _draw(self, motion: Motion, affine: np.ndarray) -> list[PosedFrame]:
+        drawn = draw_frames(self.studio, self.actor, move_head(self.studio, self.actor, motion), affine)
+        return [PosedFrame(_to_uint8(picture), _to_uint8(255 * known)) for picture, known in drawn]
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return values.round().clip(0, 255).astype(np.uint8)
