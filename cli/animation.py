@@ -17,6 +17,7 @@ from ..signals.paste import paste_back, scaled_affine
 from ..signals.video import VideoReader, VideoWriter
 from .app import console
 from .config import AnimateConfig
+from .draft import PortraitInMaking, draw_draft
 from .driver import DrivingSignals, Source, draft_rule, follow_driver, own_size, read_source
 from .interrupt import Interrupted, StopRequest
 from .output import OutputFile
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     )
 
 log = logging.getLogger(__name__)
-
-DRAFT_PART = 16  # frames of a draft in memory together
 
 
 def run(cfg: AnimateConfig) -> int:
@@ -88,27 +87,24 @@ class Animation:
         """The portrait's own 3D head over the driver's face, without a model."""
         rule = draft_rule(picture, self.cfg)
         source = read_source(picture, self.cfg, rule)
-        signals = self._follow(reader, source)
-        signals.pose(source, self.cfg)
+        with PortraitInMaking(source) as portrait:
+            signals = self._follow(reader, source, portrait.check)
+            signals.pose(source, self.cfg, portrait=portrait.result())
         timing, count = reader.timing, reader.timing.num_frames
         sheet = SheetCollector(source.cropped, count)
         size = picture.shape[:2] if self.cfg.paste_back else source.cropped.shape[:2]
         stage, cut = self.screen.stage("drawing", count, "frames"), self.cfg.max_frames is not None
         self.output.started = True
         with VideoWriter(self.output.partial, size, timing, sound=self.cfg.driving, cut_sound=cut) as writer:
-            for start in range(0, count, DRAFT_PART):
-                frames = signals.take(min(DRAFT_PART, count - start))
-                assert frames.posed is not None
-                for i, posed in enumerate(frames.posed):
-                    self.stop.check()
-                    writer.write(self._whole(source, posed) if self.cfg.paste_back else posed)
-                    stage.advance()
-                    for row, made in (
-                        ("driver", frames.pictures[i]),
-                        ("masked signal", frames.masked[i]),
-                        ("result", posed),
-                    ):
-                        sheet.add(row, start + i, made)
+            for number, (whole, square) in enumerate(draw_draft(source, signals, self.cfg)):
+                self.stop.check()
+                writer.write(whole)
+                stage.advance()
+                sheet.add("result", number, square)
+        if self.cfg.contact_sheet:
+            for frames in signals.show(sheet.frames):
+                sheet.add("driver", frames.first, frames.pictures[0])
+                sheet.add("masked signal", frames.first, frames.masked[0])
         stage.done()
         return sheet, f"draft, {rule.size} px"
 
@@ -120,8 +116,10 @@ class Animation:
         stage.done()
         return model
 
-    def _follow(self, reader: VideoReader, source: Source) -> DrivingSignals:
-        """First reading of the driver."""
+    def _follow(
+        self, reader: VideoReader, source: Source, also_check: Callable[[], None] = lambda: None
+    ) -> DrivingSignals:
+        """First reading of the driver; `also_check` may raise to stop."""
         declared = max(0, reader.info.declared_frames - self.cfg.start)
         stage = self.screen.stage(
             "following the face", min(declared, self.cfg.max_frames or declared) or None, "frames"
@@ -129,6 +127,7 @@ class Animation:
 
         def on_frame(number: int) -> None:
             self.stop.check()
+            also_check()
             stage.advance()
 
         track = follow_driver(reader, self.cfg, on_frame)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -93,35 +93,58 @@ class DrivingSignals:
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
         self._frames = enumerate(reader)
 
-    def pose(self, source: Source, cfg: AnimateConfig, size: int | None = None) -> None:
-        """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError."""
+    def pose(
+        self, source: Source, cfg: AnimateConfig, size: int | None = None, portrait: PosedPortrait | None = None
+    ) -> None:
+        """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError.
+
+        portrait: the head, if it is made already.
+        """
         size = size or source.rule.size
-        portrait = PosedPortrait(source.picture, source.track, size, source.rule.scale)
+        portrait = portrait or PosedPortrait(source.picture, source.track, size, source.rule.scale)
         landmarks = crop_landmarks(self._track.landmarks, self.crop.affines) * (size / source.rule.size)
         mode = "relative" if cfg.motion == "relative" else "absolute"
         self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference)
 
+    def posed(self) -> Iterator[PosedFrame]:
+        """All frames of the posed source, after `pose`, instead of `take`."""
+        assert self._posed is not None
+        return self._posed
+
+    def show(self, numbers: Sequence[int]) -> Iterator[DrivingFrames]:
+        """The frames of these rising numbers, one by one, instead of `take`. Raises UserError likewise."""
+        for number in numbers:
+            yield self._cut([self._next(number)])
+
     def take(self, count: int) -> DrivingFrames:
         """The next `count` frames. Raises UserError if the file gives fewer than in the first reading."""
-        taken = list(islice(self._frames, count))
-        if len(taken) < count:
-            raise UserError("the driving video changed while it was read: run again")
-        first, size = taken[0][0], self.crop.size
-        chosen = slice(first, first + count)
-        affines = self.crop.affines[chosen]
-        pictures = np.stack([crop_frame(frame, a, size) for (_, frame), a in zip(taken, affines, strict=True)])
-        landmarks = crop_landmarks(self._track.landmarks[chosen], affines)
-        masks = region_masks(landmarks, (size, size), self._regions)
-        frames = DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
+        frames = self._cut([self._next() for _ in range(count)])
         if self._posed is None:
             return frames
-        posed = tuple(islice(self._posed, count))
+        posed, size = tuple(islice(self._posed, count)), self.crop.size
         return replace(
             frames,
             posed=np.stack([_resized(p.picture, size) for p in posed]),
             known=np.stack([_resized(p.known, size) for p in posed]),
             fine=posed,
         )
+
+    def _next(self, number: int = 0) -> tuple[int, np.ndarray]:
+        """The next frame whose number is at least `number`."""
+        found = next((frame for frame in self._frames if frame[0] >= number), None)
+        if found is None:
+            raise UserError("the driving video changed while it was read: run again")
+        return found
+
+    def _cut(self, taken: list[tuple[int, np.ndarray]]) -> DrivingFrames:
+        """Successive numbered frames as signals."""
+        first, size = taken[0][0], self.crop.size
+        chosen = slice(first, first + len(taken))
+        affines = self.crop.affines[chosen]
+        pictures = np.stack([crop_frame(frame, a, size) for (_, frame), a in zip(taken, affines, strict=True)])
+        landmarks = crop_landmarks(self._track.landmarks[chosen], affines)
+        masks = region_masks(landmarks, (size, size), self._regions)
+        return DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
 
 
 def _resized(picture: np.ndarray, size: int) -> np.ndarray:
