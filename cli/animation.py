@@ -18,7 +18,7 @@ from ..signals.video import VideoReader, VideoWriter
 from .app import console
 from .config import AnimateConfig
 from .draft import PortraitInMaking, draw_draft
-from .driver import DrivingSignals, Source, draft_rule, follow_driver, own_size, read_source
+from .driver import DrivingSignals, Source, draft_source, follow_driver, own_size, read_source
 from .interrupt import Interrupted, StopRequest
 from .output import OutputFile
 from .progress import Screen, Stage
@@ -85,9 +85,9 @@ class Animation:
 
     def _draft(self, picture: np.ndarray, reader: VideoReader) -> tuple[SheetCollector, str]:
         """The portrait's own 3D head over the driver's face, without a model."""
-        rule = draft_rule(picture, self.cfg)
-        source = read_source(picture, self.cfg, rule)
-        with PortraitInMaking(source) as portrait:
+        with PortraitInMaking() as portrait:
+            source = draft_source(picture, self.cfg)
+            portrait.begin(source)
             signals = self._follow(reader, source, portrait.check)
             signals.pose(source, self.cfg, portrait=portrait.result())
         timing, count = reader.timing, reader.timing.num_frames
@@ -106,7 +106,7 @@ class Animation:
                 sheet.add("driver", frames.first, frames.pictures[0])
                 sheet.add("masked signal", frames.first, frames.masked[0])
         stage.done()
-        return sheet, f"draft, {rule.size} px"
+        return sheet, f"draft, {source.rule.size} px"
 
     def _load(self) -> Model:
         from .pipeline import load_model

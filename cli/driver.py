@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from ..errors import NoFaceError, UserError
-from ..heads.pose import PosedFrame, PosedPortrait
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
 from ..signals.motion import align_motion
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
 from ..signals.video import VideoReader
 from .config import AnimateConfig
+
+if TYPE_CHECKING:
+    from ..heads.pose import PosedFrame, PosedPortrait  # brings torch: seconds, spent beside other work
 
 DRAFT_SCALE = 1.7  # side of a draft's square / size of the face
 DRAFT_LEAST, DRAFT_MOST = 128, 1024  # pixels of its side
@@ -46,12 +49,21 @@ class DrivingFrames:
     fine: tuple[PosedFrame, ...] = ()  # the posed source as large as the portrait, for its detail
 
 
-def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> Source:
-    """The portrait's face, cropped. Raises NoFaceError."""
+def find_source(picture: np.ndarray, cfg: AnimateConfig) -> FaceTrack:
+    """The portrait's face. Raises NoFaceError."""
     try:
-        track = detect_face(picture, select=cfg.source_face)
+        return detect_face(picture, select=cfg.source_face)
     except NoFaceError as error:
         raise NoFaceError(f"source {cfg.source}: {error}") from error
+
+
+def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> Source:
+    """The portrait's face, cropped. Raises NoFaceError."""
+    return cut_source(picture, find_source(picture, cfg), rule)
+
+
+def cut_source(picture: np.ndarray, track: FaceTrack, rule: CropConfig) -> Source:
+    """The portrait cropped about its face."""
     crop = plan_crop(track, rule)
     return Source(picture, track, rule, crop, crop_frame(picture, crop.affines[0], crop.size))
 
@@ -64,12 +76,12 @@ def follow_driver(reader: VideoReader, cfg: AnimateConfig, on_frame: Callable[[i
         raise NoFaceError(f"driving video {cfg.driving}: {error}") from error
 
 
-def draft_rule(picture: np.ndarray, cfg: AnimateConfig) -> CropConfig:
-    """The crop rule of a draft: as many pixels as the portrait has there, or --resolution. Raises NoFaceError."""
+def draft_source(picture: np.ndarray, cfg: AnimateConfig) -> Source:
+    """The portrait as a draft wants it: as many pixels as it has there, or --resolution. Raises NoFaceError."""
     scale = cfg.crop_scale or DRAFT_SCALE
-    if cfg.resolution:
-        return CropConfig(size=cfg.resolution, scale=scale)
-    return CropConfig(size=own_size(read_source(picture, cfg, CropConfig(size=DRAFT_LEAST, scale=scale))), scale=scale)
+    track = find_source(picture, cfg)
+    source = cut_source(picture, track, CropConfig(size=cfg.resolution or DRAFT_LEAST, scale=scale))
+    return source if cfg.resolution else cut_source(picture, track, CropConfig(size=own_size(source), scale=scale))
 
 
 def own_size(source: Source) -> int:
@@ -100,6 +112,8 @@ class DrivingSignals:
 
         portrait: the head, if it is made already.
         """
+        from ..heads.pose import PosedPortrait
+
         size = size or source.rule.size
         portrait = portrait or PosedPortrait(source.picture, source.track, size, source.rule.scale)
         landmarks = crop_landmarks(self._track.landmarks, self.crop.affines) * (size / source.rule.size)
