@@ -32,6 +32,8 @@ from .warp import displacement_field, fill, move_photo
 SUPERSAMPLING = 2
 MARGIN = 0.25
 FACE_INNER = 0.5  # opacity from which on skin cannot be seen beside the drawn face
+BORDER_SEEN = (0.0, 0.3)  # trust from which on the border is there, and whole
+BORDER_INNER = (0.6, 0.95)  # opacity from which on skin is no longer border, and not at all
 MASK_STEP = 4  # canvas pixels a pixel of the face's mask
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
 WATCHED = {  # landmarks of a region, and how far they change in centimetres: not to speak of, too far
@@ -271,7 +273,7 @@ def paint(
         trust=_on(device, trust + same * (skin.still_trust - trust)),
         colours=_on(device, colours),
         light=_on(device, relight(parts, now, then)),
-        alpha=_on(device, np.ones_like(parts.opacity) if actor.backdrop is not None else parts.opacity),
+        alpha=_on(device, np.ones_like(parts.opacity) if actor.backdrop is not None else border_opacity(parts, skin)),
         eye=_on(device, eye_directions(studio.model, parts.eye_angle, points)),
         palette=_on(device, skin.palette),
     )
@@ -283,6 +285,16 @@ def paint(
     front = torch.cat([layer[..., :3], layer[..., 4:]], 2)
     mixed = behind + layer[..., 3:4] * (front - behind)
     return smooth(soften(mixed, index, mesh), layer[..., 3], depth, shown, mesh, now.scale * float(affine[0, 0]))
+
+
+def border_opacity(parts: Anatomy, skin: Skin) -> np.ndarray:
+    """(V,) Anatomy.opacity, but the soft border is clear where the photo does not show it.
+
+    There it would be a ghost of filled colours before the background, which a turned head uncovers.
+    """
+    seen = np.clip((skin.trust - BORDER_SEEN[0]) / (BORDER_SEEN[1] - BORDER_SEEN[0]), 0, 1)
+    inner = np.clip((parts.opacity - BORDER_INNER[0]) / (BORDER_INNER[1] - BORDER_INNER[0]), 0, 1)
+    return parts.opacity * np.maximum(seen, inner)
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:
