@@ -16,7 +16,8 @@ from ..signals.images import encode_image, load_image
 from ..signals.video import Timing, VideoReader
 from .app import console, installed_version, print_path
 from .config import AnimateConfig
-from .driver import DrivingSignals, Source, draft_rule, follow_driver, own_size, read_source
+from .draft import PortraitInMaking
+from .driver import DrivingSignals, Source, draft_source, follow_driver, own_size, read_source
 from .film import Film
 from .interrupt import Interrupted, StopRequest
 from .kept import settings_of
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DRAFT_PART = 16  # frames of a draft in memory together
+DRAFT_PART = 16  # frames of a draft after which it could go on
 NO_MEMORY = "there is not enough memory: lower --resolution, --segment-length or --max-side"
 
 
@@ -104,23 +105,26 @@ class Animation:
 
     def _draft(self, picture: np.ndarray, reader: VideoReader, settings: dict[str, str]) -> tuple[SheetCollector, str]:
         """The portrait's own 3D head over the driver's face, without a model."""
-        rule = draft_rule(picture, self.cfg)
-        source = read_source(picture, self.cfg, rule)
-        signals = self._follow(reader, source)
-        signals.pose(source, self.cfg)
-        count, begin = self._timing(reader).num_frames, self._begin
+        with PortraitInMaking() as portrait:
+            source = draft_source(picture, self.cfg)
+            portrait.begin(source)
+            signals = self._follow(reader, source, portrait.check)
+            count, begin = self._timing(reader).num_frames, self._begin
+            signals.pose(source, self.cfg, portrait=portrait.result(), last=count)
         stage = self.screen.stage("drawing", count - begin, "frames")
         with self._writing(source, reader, settings) as film:
-            for start in range(begin, count, DRAFT_PART):
-                frames = signals.take(min(DRAFT_PART, count - start))
-                assert frames.posed is not None
-                for i, posed in enumerate(frames.posed):
-                    self.stop.check()
-                    film.add(start + i, frames.pictures[i], frames.masked[i], posed)
-                    stage.advance()
-                film.boundary(start + len(frames.posed))
+            for number, posed in enumerate(signals.posed(), begin):
+                self.stop.check()
+                film.add(number, posed.picture)
+                stage.advance()
+                if (number + 1) % DRAFT_PART == 0:
+                    film.boundary(number + 1)
+        if self.cfg.contact_sheet:
+            for frames in signals.show(film.sheet.frames):
+                self.stop.check()
+                film.show(frames.first, frames.pictures[0], frames.masked[0])
         stage.done()
-        return film.sheet, f"draft, {rule.size} px"
+        return film.sheet, f"draft, {source.rule.size} px"
 
     def _timing(self, reader: VideoReader) -> Timing:
         """Of the frames that are wanted."""
@@ -147,13 +151,16 @@ class Animation:
         stage.done()
         return model
 
-    def _follow(self, reader: VideoReader, source: Source) -> DrivingSignals:
-        """First reading of the driver."""
+    def _follow(
+        self, reader: VideoReader, source: Source, also_check: Callable[[], None] = lambda: None
+    ) -> DrivingSignals:
+        """First reading of the driver; `also_check` may raise to stop."""
         declared = max(0, reader.info.declared_frames - self.cfg.start)
         stage = self.screen.stage("following the face", declared or None, "frames")
 
         def on_frame(number: int) -> None:
             self.stop.check()
+            also_check()
             stage.advance()
 
         track = follow_driver(reader, self.cfg, on_frame)
@@ -195,7 +202,8 @@ class Animation:
             )  # fmt: skip
             for frame in frames:
                 self.stop.check()
-                film.add(frame.number, frame.driver, frame.masked, self._detailed(frame))
+                film.show(frame.number, frame.driver, frame.masked)
+                film.add(frame.number, self._detailed(frame))
         stage.done()
         return film.sheet
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from ..errors import NoFaceError, UserError
-from ..heads.pose import PosedFrame, PosedPortrait
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
 from ..signals.motion import align_motion
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
 from ..signals.video import VideoReader
 from .config import AnimateConfig
+
+if TYPE_CHECKING:
+    from ..heads.pose import PosedFrame, PosedPortrait  # brings torch: seconds, spent beside other work
 
 LEAST_SEEN = 0.1  # share of the frames that must show the face
 DRAFT_SCALE = 1.7  # side of a draft's square / size of the face
@@ -47,12 +50,21 @@ class DrivingFrames:
     fine: tuple[PosedFrame, ...] = ()  # the posed source as large as the portrait, for its detail
 
 
-def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> Source:
-    """The portrait's face, cropped. Raises NoFaceError."""
+def find_source(picture: np.ndarray, cfg: AnimateConfig) -> FaceTrack:
+    """The portrait's face. Raises NoFaceError."""
     try:
-        track = detect_face(picture, select=cfg.source_face)
+        return detect_face(picture, select=cfg.source_face)
     except NoFaceError as error:
         raise NoFaceError(f"source {cfg.source}: {error}") from error
+
+
+def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> Source:
+    """The portrait's face, cropped. Raises NoFaceError."""
+    return cut_source(picture, find_source(picture, cfg), rule)
+
+
+def cut_source(picture: np.ndarray, track: FaceTrack, rule: CropConfig) -> Source:
+    """The portrait cropped about its face."""
     crop = plan_crop(track, rule)
     return Source(picture, track, rule, crop, crop_frame(picture, crop.affines[0], crop.size))
 
@@ -75,12 +87,12 @@ def follow_driver(reader: VideoReader, cfg: AnimateConfig, on_frame: Callable[[i
     return track
 
 
-def draft_rule(picture: np.ndarray, cfg: AnimateConfig) -> CropConfig:
-    """The crop rule of a draft: as many pixels as the portrait has there, or --resolution. Raises NoFaceError."""
+def draft_source(picture: np.ndarray, cfg: AnimateConfig) -> Source:
+    """The portrait as a draft wants it: as many pixels as it has there, or --resolution. Raises NoFaceError."""
     scale = cfg.crop_scale or DRAFT_SCALE
-    if cfg.resolution:
-        return CropConfig(size=cfg.resolution, scale=scale)
-    return CropConfig(size=own_size(read_source(picture, cfg, CropConfig(size=DRAFT_LEAST, scale=scale))), scale=scale)
+    track = find_source(picture, cfg)
+    source = cut_source(picture, track, CropConfig(size=cfg.resolution or DRAFT_LEAST, scale=scale))
+    return source if cfg.resolution else cut_source(picture, track, CropConfig(size=own_size(source), scale=scale))
 
 
 def own_size(source: Source) -> int:
@@ -108,38 +120,69 @@ class DrivingSignals:
         self._track = track
         self._posed: Iterator[PosedFrame] | None = None
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
-        self._first = first
+        self._reader, self._first = reader, first
         self._frames = enumerate(reader.frames(first), first)
 
-    def pose(self, source: Source, cfg: AnimateConfig, size: int | None = None) -> None:
-        """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError."""
+    def pose(
+        self,
+        source: Source,
+        cfg: AnimateConfig,
+        size: int | None = None,
+        portrait: PosedPortrait | None = None,
+        last: int | None = None,
+    ) -> None:
+        """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError.
+
+        portrait: the head, if it is made already. last: the frame before which posing ends; None: all.
+        """
+        from ..heads.pose import PosedPortrait
+
         size = size or source.rule.size
-        portrait = PosedPortrait(source.picture, source.track, size, source.rule.scale)
+        portrait = portrait or PosedPortrait(source.picture, source.track, size, source.rule.scale)
         landmarks = crop_landmarks(self._track.landmarks, self.crop.affines) * (size / source.rule.size)
         mode = "relative" if cfg.motion == "relative" else "absolute"
-        self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference, self._first)
+        self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference, self._first, last)
+
+    def posed(self) -> Iterator[PosedFrame]:
+        """The frames of the posed source from the first on, after `pose`, instead of `take`."""
+        assert self._posed is not None
+        return self._posed
+
+    def show(self, numbers: Sequence[int]) -> Iterator[DrivingFrames]:
+        """The frames of these rising numbers, counted from 0, instead of `take`. Raises UserError likewise."""
+        self._frames = enumerate(self._reader.frames())
+        for number in numbers:
+            yield self._cut([self._next(number)])
 
     def take(self, count: int) -> DrivingFrames:
         """The next `count` frames. Raises UserError if the file gives fewer than in the first reading."""
-        taken = list(islice(self._frames, count))
-        if len(taken) < count:
-            raise UserError("the driving video changed while it was read: run again")
-        first, size = taken[0][0], self.crop.size
-        chosen = slice(first, first + count)
-        affines = self.crop.affines[chosen]
-        pictures = np.stack([crop_frame(frame, a, size) for (_, frame), a in zip(taken, affines, strict=True)])
-        landmarks = crop_landmarks(self._track.landmarks[chosen], affines)
-        masks = region_masks(landmarks, (size, size), self._regions)
-        frames = DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
+        frames = self._cut([self._next() for _ in range(count)])
         if self._posed is None:
             return frames
-        posed = tuple(islice(self._posed, count))
+        posed, size = tuple(islice(self._posed, count)), self.crop.size
         return replace(
             frames,
             posed=np.stack([_resized(p.picture, size) for p in posed]),
             known=np.stack([_resized(p.known, size) for p in posed]),
             fine=posed,
         )
+
+    def _next(self, number: int = 0) -> tuple[int, np.ndarray]:
+        """The next frame whose number is at least `number`."""
+        found = next((frame for frame in self._frames if frame[0] >= number), None)
+        if found is None:
+            raise UserError("the driving video changed while it was read: run again")
+        return found
+
+    def _cut(self, taken: list[tuple[int, np.ndarray]]) -> DrivingFrames:
+        """Successive numbered frames as signals."""
+        first, size = taken[0][0], self.crop.size
+        chosen = slice(first, first + len(taken))
+        affines = self.crop.affines[chosen]
+        pictures = np.stack([crop_frame(frame, a, size) for (_, frame), a in zip(taken, affines, strict=True)])
+        landmarks = crop_landmarks(self._track.landmarks[chosen], affines)
+        masks = region_masks(landmarks, (size, size), self._regions)
+        return DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
 
 
 def _resized(picture: np.ndarray, size: int) -> np.ndarray:

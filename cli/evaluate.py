@@ -12,7 +12,7 @@ import typer
 from ..errors import UserError
 from . import options as o
 from .config import AnimateConfig, find_weights
-from .pairs import animate_pairs, crop_rule, measure_pairs, write_portraits, write_text
+from .pairs import add_drafts, animate_pairs, crop_rule, measure_pairs, write_portraits, write_text
 
 if TYPE_CHECKING:
     from ..evaluation.manifest import Pair
@@ -38,6 +38,9 @@ HeadModel = Annotated[
     typer.Option(
         help="Head of `heads.bake`: also measure a mesh baseline, the textured head with the driver's motion ('train')."
     ),
+]
+Drafts = Annotated[
+    bool, typer.Option("--drafts", help="Also make and measure the draft of every pair: the portrait's own 3D head.")
 ]
 _HELDOUT = "Held-out shards"
 Shards = Annotated[
@@ -72,6 +75,7 @@ def evaluate(
     overwrite: Overwrite = False,
     embedder: Embedder = "auto",
     head_model: HeadModel = None,
+    drafts: Drafts = False,
     shards: Shards = None,
     clips: Clips = None,
     provider: Provider = None,
@@ -115,7 +119,8 @@ def evaluate(
 
     With --shards, held-out clips of `svdp data build` are animated instead, and the true frames are the target.
     """
-    _check_options(pairs, shards, {"--head-model": head_model, "--media": media}, [clips, provider, truth_autoencoder])
+    of_pairs = {"--head-model": head_model, "--media": media, "--drafts": drafts or None}
+    _check_options(pairs, shards, of_pairs, [clips, provider, truth_autoencoder])
     found = find_weights(weights, base, adapter, autoencoder)
 
     def config(pair: Pair | None) -> AnimateConfig:
@@ -147,7 +152,9 @@ def evaluate(
         _evaluate_shards(shards, pairs, clips, provider, truth_autoencoder, config(None), identity)
     else:
         assert pairs is not None
-        _evaluate_pairs(pairs, media, config, out, identity, head_model, reuse=reuse, overwrite=overwrite)
+        _evaluate_pairs(
+            pairs, media, config, out, identity, head_model, drafts=drafts, reuse=reuse, overwrite=overwrite
+        )
 
 
 def _evaluate_pairs(
@@ -158,6 +165,7 @@ def _evaluate_pairs(
     identity: Identity,
     head_model: Path | None,
     *,
+    drafts: bool,
     reuse: bool,
     overwrite: bool,
 ) -> None:
@@ -173,6 +181,8 @@ def _evaluate_pairs(
         from .mesh_baseline import add_mesh_baselines
 
         pairs = add_mesh_baselines(pairs, configs, out, head_model, crop_rule(configs[pairs[0].name])[0])
+    if drafts:
+        pairs = add_drafts(pairs, configs, out, reuse=reuse, overwrite=overwrite)
     runs = measure_pairs(pairs, configs, identity)
     _show(Report(columns=COLUMNS, runs=runs, bars=manifest.bars), out, path.stem)
 

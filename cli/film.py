@@ -9,12 +9,12 @@ from types import TracebackType
 import numpy as np
 
 from ..errors import MediaError
-from ..signals.paste import paste_back, scaled_affine
+from ..signals.paste import Paster, scaled_affine
 from ..signals.video import Timing, VideoWriter
 from .driver import Source
 from .kept import Checkpoint
 from .output import OutputFile
-from .sheet import ROWS, SheetCollector
+from .sheet import SheetCollector
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Film:
     ) -> None:
         kept = output.checkpoint
         self._output, self._source, self._settings, self._paste = output, source, settings, paste
+        self._paster: Paster | None = None
         self._boundaries: list[tuple[int, np.ndarray | None]] = []
         self.sheet = SheetCollector(source.cropped, timing.num_frames, kept.sheet if kept else None)
         size = source.picture.shape[:2] if paste else source.cropped.shape[:2]
@@ -50,10 +51,14 @@ class Film:
         if kept is None:
             self.boundary(0)  # says from the first moment what this film is of
 
-    def add(self, number: int, driver: np.ndarray, masked: np.ndarray, result: np.ndarray) -> None:
-        """A frame: driving picture, its masked signal and the result, each (R, R, 3) uint8."""
-        for row, picture in zip(ROWS, (driver, masked, result), strict=True):
-            self.sheet.add(row, number, picture)
+    def show(self, number: int, driver: np.ndarray, masked: np.ndarray) -> None:
+        """For the contact sheet, what a frame was made from: driving picture and masked signal, both (R, R, 3) uint8."""
+        self.sheet.add("driver", number, driver)
+        self.sheet.add("masked signal", number, masked)
+
+    def add(self, number: int, result: np.ndarray) -> None:
+        """A frame of the result (R, R, 3) uint8."""
+        self.sheet.add("result", number, result)
         if number >= self._writer.frames_written:  # else it is among those that were kept
             self._writer.write(self._whole(result) if self._paste else result)
             self._keep()
@@ -74,8 +79,10 @@ class Film:
             )
 
     def _whole(self, result: np.ndarray) -> np.ndarray:
-        affine = scaled_affine(self._source.crop.affines[0], len(result), self._source.crop.size)
-        return paste_back(self._source.picture, result, affine)[0]
+        if self._paster is None or self._paster.size != len(result):
+            affine = scaled_affine(self._source.crop.affines[0], len(result), self._source.crop.size)
+            self._paster = Paster(self._source.picture, affine, len(result))
+        return self._paster(result)[0]
 
     def __enter__(self) -> Film:
         return self

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..signals.crops import CropConfig
 
 MADE = "made.json"  # in the output folder: what each video there was made from and with
+DRAFT = "draft"  # the row's name
 _NOT_IN_STAMP = ("output", "overwrite", "resume", "force", "contact_sheet", "weights", "source", "driving")
 
 
@@ -56,6 +57,21 @@ def animate_pairs(configs: dict[str, AnimateConfig], out: Path, *, reuse: bool, 
             raise typer.Exit(code)
         made[name] = stamp
         write_text(out / MADE, json.dumps(made, indent=1))
+
+
+def add_drafts(
+    pairs: Sequence[Pair], configs: dict[str, AnimateConfig], out: Path, *, reuse: bool, overwrite: bool
+) -> list[Pair]:
+    """The pairs with one more video to compare: the draft, OUT/NAME.draft.mp4. Raises as `animate_pairs`."""
+    drafts = {
+        f"{name}.draft": replace(
+            cfg, draft=True, output=out / f"{name}.draft.mp4", contact_sheet=False, resolution=None,
+            crop_scale=crop_rule(cfg)[0].scale,
+        )
+        for name, cfg in configs.items()
+    }  # fmt: skip
+    animate_pairs(drafts, out, reuse=reuse, overwrite=overwrite)
+    return [replace(pair, compare={**pair.compare, DRAFT: drafts[f"{pair.name}.draft"].output}) for pair in pairs]
 
 
 def measure_pairs(pairs: Sequence[Pair], configs: dict[str, AnimateConfig], identity: Identity) -> list[Run]:

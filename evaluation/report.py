@@ -110,7 +110,23 @@ class Report:
                 continue
             name = f"{method}, median" if len(runs) > 1 else method
             medians.append(_medians(name, runs, columns, intervals) + [""] * len(names))
+            if len(runs) > 1:
+                apart = [self.difference(method, c.key) for c in columns]
+                cells = [_cell(score, c, intervals) for score, c in zip(apart, columns, strict=True)]
+                medians.append([f"result less {method}, median of pairs", *cells, *[""] * len(names)])
         return [head, *body, *medians]
+
+    def difference(self, method: str, key: str) -> Score:
+        """The median over pairs of the result's number less the baseline's, with its 95 % interval.
+
+        A pair counts where both have the number, or failed; so what is hard in a pair is hard for both.
+        """
+        theirs = {run.name: run.scores.get(key) for run in self.baselines[method]}
+        both = [(run.scores.get(key), theirs.get(run.name)) for run in self.own]
+        counted = [(a.counted, b.counted) for a, b in both if a is not None and b is not None]
+        return median_score(
+            [Score.of(a - b) for a, b in counted if a is not None and b is not None and math.isfinite(a - b)]
+        )
 
     def markdown(self) -> str:
         """The tables with intervals, the reasons for missing numbers, and the bars."""
@@ -183,6 +199,7 @@ class Report:
                     method: {
                         "runs": [asdict(run) for run in runs],
                         "median": {c.key: median_score(_scores(runs, c.key)).value for c in self.columns},
+                        "less": {c.key: _ends(self.difference(method, c.key)) for c in self.columns},
                     }
                     for method, runs in self.baselines.items()
                 },
@@ -196,6 +213,10 @@ class Report:
 
 def _scores(runs: Sequence[Run], key: str) -> list[Score]:
     return [run.scores.get(key) or Score.missing("not measured") for run in runs]
+
+
+def _ends(score: Score) -> list[float]:
+    return [score.value, score.low, score.high]
 
 
 def _medians(name: str, runs: Sequence[Run], columns: Sequence[Column], intervals: bool) -> list[str]:

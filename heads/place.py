@@ -19,6 +19,9 @@ GAP_NOISE = 0.02  # centimetres by which a gap may be missed
 FREE = {"eyeBlink": 0.5, "eyeWide": 0.3, "eyeSquint": 0.1, "jawOpen": 0.15, "mouthClose": 0.1, "mouthLowerDown": 0.1,
         "mouthUpperUp": 0.1, "mouthPress": 0.1, "mouthShrugLower": 0.05, "mouthRollLower": 0.05}  # fmt: skip
 STIFF = 0.01  # how far the weights that are not in FREE may change
+TURN_FREE, TURN_MOST = 22.0, 38.0  # degrees away from the photo's own view: not limited, and never reached
+SIZE_FREE = 0.05  # share by which a face may seem larger or smaller before the head's size follows: the tracker's noise
+SIZE_PACE = 8.0  # frames: so slowly
 MOST_BLINK = 1.25  # large eyes need more than the whole shape
 
 
@@ -32,7 +35,8 @@ def transfer(
     """Expression (T, E) and angles (T, 3) degrees with which the source's head does what the driver does.
 
     absolute: the driver's own; what the source's face does in its picture is gone.
-    relative: the driver's change since frame `reference`, added to what the source's face does in its picture.
+    relative: the driver's change since frame `reference`, added to what the source's face does in its picture. The head
+    turns away from its own view by less than TURN_MOST: beyond, the photo has nothing to show.
 
     Lids and lips are as open as the driver's, whatever the proportions. eyeBlink may exceed 1 on large eyes.
     """
@@ -44,7 +48,9 @@ def transfer(
         lids = lids * (own_lids / np.maximum(lids[reference], 0.5))
         lips = np.maximum(lips - lips[reference] + own_lips, 0)
         turns = rotations(angles)
-        angles = euler_angles(turns @ turns[reference].T @ source.camera.rotation).astype(np.float32)
+        own = euler_angles(source.camera.rotation)
+        change = euler_angles(turns @ turns[reference].T @ source.camera.rotation) - own
+        angles = (own + limit_turn((change + 180) % 360 - 180)).astype(np.float32)
     return _with_openings(basis, source.identity, expression, lids, lips), angles
 
 
@@ -59,7 +65,8 @@ def place(
 ) -> Motion:
     """The motion for `scene.move_head` that lays the source's head over a driver's landmarks.
 
-    One scale, from the first STRETCH frames, and a shift a frame, both by the whole face.
+    A shift a frame and one scale, from the first STRETCH frames, both by the whole face. The scale follows, slowly, a
+    driver who comes much nearer or goes away.
 
     Args:
         expression, angles: from `transfer`.
@@ -72,14 +79,34 @@ def place(
     there = marks[:, :NUM_FACE, :2].astype(np.float64)
     share = (basis.weights / basis.weights.sum())[:, None]
     middle, goal = (here * share).sum(1), (there * share).sum(1)
-    sizes = [(share * (p - m[:, None]) ** 2).sum((1, 2))[:STRETCH] for p, m in ((here, middle), (there, goal))]
-    zoom = float(np.median(np.sqrt(sizes[1] / sizes[0])))
+    sizes = [(share * (p - m[:, None]) ** 2).sum((1, 2)) for p, m in ((here, middle), (there, goal))]
+    zoom = follow_size(np.sqrt(sizes[1] / sizes[0]))[:, None]
     anchor = affine[:, :2] @ source.camera.project(PIVOT)[:2] + affine[:, 2]
     shift = (goal - anchor - zoom * middle) / (growth * side)
     return Motion(
         expression.astype(np.float32), angles.astype(np.float32), shift.astype(np.float32),
-        np.full(len(angles), zoom, np.float32),
+        zoom[:, 0].astype(np.float32),
     )  # fmt: skip
+
+
+def limit_turn(change: np.ndarray) -> np.ndarray:
+    """Degrees away from the photo's view, squeezed smoothly below TURN_MOST; small ones are kept."""
+    room = TURN_MOST - TURN_FREE
+    over = np.maximum(np.abs(change) - TURN_FREE, 0)
+    return np.sign(change) * (np.minimum(np.abs(change), TURN_FREE) + room * np.tanh(over / room))
+
+
+def follow_size(sizes: np.ndarray) -> np.ndarray:
+    """(T,) scales of the head from how large the face seems in each frame (T,), relative to the head.
+
+    The median of the first STRETCH frames, until a frame and those about it differ from it by over SIZE_FREE.
+    """
+    usual = float(np.median(sizes[:STRETCH]))
+    reach = round(3 * SIZE_PACE)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SIZE_PACE) ** 2)
+    padded = np.pad(np.log(sizes / usual), reach, mode="edge")
+    slow = np.convolve(padded, kernel / kernel.sum(), mode="valid")
+    return usual * np.exp(np.sign(slow) * np.maximum(np.abs(slow) - SIZE_FREE, 0))
 
 
 def _openings(basis: FaceBasis, source: HeadFit) -> tuple[np.ndarray, np.ndarray]:

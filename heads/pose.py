@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..errors import NoFaceError
 from ..signals.track import FaceTrack
 from .drive import fit_driver, fit_face
 from .landmarks import load_bundled
+from .motion import Motion
 from .place import place, transfer
 from .scene import (
     SUPERSAMPLING,
@@ -24,16 +26,17 @@ from .scene import (
     Portrait,
     Studio,
     base_affine,
-    draw_known,
+    draw_frames,
     make_portrait,
     move_head,
     restore_portrait,
 )
 from .solve import FaceBasis, face_basis
 from .texture import anatomy
+from .threads import in_order
 
 MOST_TURNED = 45.0  # degrees: a photo shows too little of a head turned further
-AT_ONCE = 16  # frames whose vertices are in memory together
+AT_ONCE = 8  # frames whose vertices are in memory together
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class PosedPortrait:
         mode: Literal["absolute", "relative"] = "absolute",
         reference: int = 0,
         first: int = 0,
+        last: int | None = None,
     ) -> Iterator[PosedFrame]:
         """The portrait's head over a driver's face, frame by frame.
 
@@ -89,23 +93,29 @@ class PosedPortrait:
             landmarks: (T, 478, 3) of the driver, pixels of its square.
             blendshapes: (T, 52) as in FaceTrack.
             mode, reference: the driver's own motion, or its change since a frame, as in `heads.place.transfer`.
-            first: frame to begin at; those before are fitted, and not drawn.
+            first, last: frames to begin and to end before (None: all); the others are fitted, and not given.
         """
         driver = fit_driver(self.basis, landmarks.astype(np.float32), blendshapes)
         fit, affine = self.actor.place.fit, base_affine(self.studio)
         expression, angles = transfer(self.basis, driver, fit, mode, reference)
         marks = landmarks * SUPERSAMPLING
         motion = place(self.basis, fit, expression, angles, marks, affine, self.studio.fine)
-        for start in range(first // AT_ONCE * AT_ONCE, len(motion), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            some = replace(
+        end = len(motion) if last is None else min(last, len(motion))
+        begin = first // AT_ONCE * AT_ONCE  # parts are the same wherever a run begins or ends, to the bit
+        parts = [
+            replace(
                 motion, expression=motion.expression[part], angles=motion.angles[part], shift=motion.shift[part],
                 zoom=motion.zoom[part],
-            )  # fmt: skip
-            for number, points in enumerate(move_head(self.studio, self.actor, some), start):
-                if number < first:
-                    continue
-                picture, known = draw_known(self.studio, self.actor, points, affine)
-                yield PosedFrame(
-                    picture.round().clip(0, 255).astype(np.uint8), (255 * known).round().clip(0, 255).astype(np.uint8)
-                )
+            )
+            for part in (slice(start, start + AT_ONCE) for start in range(begin, end, AT_ONCE))
+        ]  # fmt: skip
+        drawn = chain.from_iterable(in_order(lambda part: self._draw(part, affine), parts))
+        yield from islice(drawn, first - begin, end - begin)
+
+    def _draw(self, motion: Motion, affine: np.ndarray) -> list[PosedFrame]:
+        drawn = draw_frames(self.studio, self.actor, move_head(self.studio, self.actor, motion), affine)
+        return [PosedFrame(_to_uint8(picture), _to_uint8(255 * known)) for picture, known in drawn]
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return values.round().clip(0, 255).astype(np.uint8)

@@ -7,8 +7,10 @@ and with a margin of `MARGIN` of the crop's side all round.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +32,8 @@ from .warp import displacement_field, fill, move_photo
 SUPERSAMPLING = 2
 MARGIN = 0.25
 FACE_INNER = 0.5  # opacity from which on skin cannot be seen beside the drawn face
+BORDER_SEEN = (0.0, 0.3)  # trust from which on the border is there, and whole
+BORDER_INNER = (0.6, 0.95)  # opacity from which on skin is no longer border, and not at all
 MASK_STEP = 4  # canvas pixels a pixel of the face's mask
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
 WATCHED = {  # landmarks of a region, and how far they change in centimetres: not to speak of, too far
@@ -56,7 +60,7 @@ class Portrait:
     skin: Skin
     normals: np.ndarray  # (V + K, 3) of the fitted vertices
     frame: np.ndarray | None = None  # (4,) left, top, right, bottom of the photo on the canvas; None: it fills it
-    _kept: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def soft(self, device: torch.device) -> Tensor:
         """(n - 1, n - 1, 3): means of 2 x 2 pixels of the canvas about its inner corners, kept from call to call.
@@ -69,6 +73,12 @@ class Portrait:
             rows = canvas[1:] + canvas[:-1]
             self._kept[key] = 0.25 * (rows[:, 1:] + rows[:, :-1])
         return self._kept[key]
+
+    def view(self, studio: Studio) -> Camera:
+        """The `head_camera` of the photo's own head, kept from call to call."""
+        if "view" not in self._kept:
+            self._kept["view"] = head_camera(studio, self.points)
+        return self._kept["view"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,12 @@ class Studio:
         """The face, as it is drawn over the photo, and the whole head."""
         arrays = self.model.triangles, self.parts.shading, self.parts.looks
         return make_mesh(*(array[self.parts.face_triangles] for array in arrays)), make_mesh(*arrays)
+
+    @cached_property
+    def anchored(self) -> Tensor:
+        """(F, 3) int32: the face's triangles that anchors belong to, all that their normals depend on."""
+        triangles = self.meshes[0].triangles
+        return triangles[torch.from_numpy(self.parts.anchors)[triangles.long()].any(1)]
 
     def face_mask(self, portrait: Portrait) -> Tensor:
         """(n, n, 1) float32: the face within its outline, on the portrait's canvas at one MASK_STEP-th of its size."""
@@ -216,17 +232,33 @@ def draw_known(
     Returns:
         (size, size, 3) float32 in about 0..255, and (size, size) float32 in 0..1.
     """
-    drawn = paint(studio, actor, points, affine / SUPERSAMPLING, torch.device(device)).cpu().numpy()
-    return np.ascontiguousarray(drawn[..., :3]), np.ascontiguousarray(drawn[..., 3])
+    return next(draw_frames(studio, actor, points[None], affine, device))
 
 
-def paint(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: torch.device) -> Tensor:
-    """(size, size, 4) float32: the picture of `draw_known` and its mask; affine: canvas -> picture."""
+def draw_frames(
+    studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: str | torch.device = "cpu"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`draw_known` for each of points (T, V + K, 3); the warps of the T frames are solved together, which is faster."""
+    device = torch.device(device)
+    fields = [None] * len(points) if actor.backdrop is not None else warp_fields(studio, actor, points, device)
+    for shown, field_ in zip(points, fields, strict=True):
+        drawn = paint(studio, actor, shown, affine / SUPERSAMPLING, device, field_).cpu().numpy()
+        yield np.ascontiguousarray(drawn[..., :3]), np.ascontiguousarray(drawn[..., 3])
+
+
+def paint(
+    studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: torch.device, warp: Tensor | None
+) -> Tensor:
+    """(size, size, 4) float32: the picture of `draw_known` and its mask.
+
+    Args:
+        affine: canvas -> picture. warp: the frame's field from `warp_fields`; None before a backdrop.
+    """
     parts, size, skin, face = studio.parts, studio.size, actor.skin, actor.face
     mesh = studio.meshes[actor.backdrop is not None].to(device)
     shown = torch.from_numpy(crop_points(points, affine)).to(device)
     index, weights, depth = z_buffer(shown, mesh.triangles, size, size)
-    now, then = head_camera(studio, points), head_camera(studio, face.points)
+    now, then = head_camera(studio, points), face.view(studio)
     same = unchanged(studio, face.points, then, points, now)[parts.region]
     lit = mouth_light(studio, points, now)
     dark = skin.colours[parts.throat].mean(0) if len(parts.throat) else np.zeros(3, np.float32)
@@ -241,7 +273,7 @@ def paint(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, 
         trust=_on(device, trust + same * (skin.still_trust - trust)),
         colours=_on(device, colours),
         light=_on(device, relight(parts, now, then)),
-        alpha=_on(device, np.ones_like(parts.opacity) if actor.backdrop is not None else parts.opacity),
+        alpha=_on(device, np.ones_like(parts.opacity) if actor.backdrop is not None else border_opacity(parts, skin)),
         eye=_on(device, eye_directions(studio.model, parts.eye_angle, points)),
         palette=_on(device, skin.palette),
     )
@@ -249,17 +281,41 @@ def paint(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, 
     inner = mesh.shading != SKIN  # the photo's own eyes and teeth, elsewhere, are not what the photo shows
     sure = torch.where(inner, _on(device, same)[mesh.triangles[:, 0]], 1.0)
     layer[..., 4] *= sure.index_select(0, index.reshape(-1).clamp(min=0)).reshape(size, size)
-    behind = _surroundings(studio, actor, points, affine, layer[..., 3])
+    behind = _surroundings(studio, actor, warp, affine, layer[..., 3])
     front = torch.cat([layer[..., :3], layer[..., 4:]], 2)
     mixed = behind + layer[..., 3:4] * (front - behind)
     return smooth(soften(mixed, index, mesh), layer[..., 3], depth, shown, mesh, now.scale * float(affine[0, 0]))
+
+
+def border_opacity(parts: Anatomy, skin: Skin) -> np.ndarray:
+    """(V,) Anatomy.opacity, but the soft border is clear where the photo does not show it.
+
+    There it would be a ghost of filled colours before the background, which a turned head uncovers.
+    """
+    seen = np.clip((skin.trust - BORDER_SEEN[0]) / (BORDER_SEEN[1] - BORDER_SEEN[0]), 0, 1)
+    inner = np.clip((parts.opacity - BORDER_INNER[0]) / (BORDER_INNER[1] - BORDER_INNER[0]), 0, 1)
+    return parts.opacity * np.maximum(seen, inner)
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
 
 
-def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, alpha: Tensor) -> Tensor:
+def warp_fields(studio: Studio, actor: Actor, points: np.ndarray, device: torch.device) -> Tensor:
+    """(T, 2, N, N): the warp of the photo's surroundings for points (T, V + K, 3), `field_steps` steps a side."""
+    place, count, steps = actor.place, studio.model.num_vertices, studio.field_steps
+    spacing = studio.canvas_size / steps
+    trust = torch.ones(len(points), points.shape[1], device=device)
+    own = _on(device, place.skin.trust * studio.parts.anchors)
+    ends = _on(device, points)
+    for weights, end in zip(trust, ends, strict=True):
+        normals = normals_of(end, studio.anchored.to(device))
+        weights[:count] = own * ((normals[:count, 2] - 0.1) / 0.3).clamp(0, 1)
+    start, screening = _on(device, place.points[:, :2]), _on(device, _screening(steps + 1, spacing, place))
+    return displacement_field(start, ends[..., :2], trust, spacing, screening)
+
+
+def _surroundings(studio: Studio, actor: Actor, warp: Tensor | None, affine: np.ndarray, alpha: Tensor) -> Tensor:
     """(size, size, 4): what is behind the face, the backdrop or the warped photo, and how far it is known.
 
     The surroundings are spread over what they do not show: where the warp comes from beyond the photo's edge, or would
@@ -267,20 +323,12 @@ def _surroundings(studio: Studio, actor: Actor, points: np.ndarray, affine: np.n
     """
     device = alpha.device
     size, place = studio.size, actor.place
-    if actor.backdrop is not None:
-        return torch.cat(
-            [_on(device, resample(actor.backdrop, affine, (size, size))), torch.ones(size, size, 1, device=device)], 2
-        )
-    end, count = _on(device, points), studio.model.num_vertices
-    normals = normals_of(end, studio.meshes[0].to(device).triangles)  # those of anchors
-    facing = ((normals[:count, 2] - 0.1) / 0.3).clamp(0, 1)
-    trust = torch.ones(len(points), device=device)
-    trust[:count] = _on(device, place.skin.trust * studio.parts.anchors) * facing
-    steps = studio.field_steps
-    spacing = studio.canvas_size / steps
-    start, screening = _on(device, place.points[:, :2]), _on(device, _screening(steps + 1, spacing, place))
-    field = displacement_field(start, end[:, :2], trust, spacing, screening)
-    moved, origin, lost = move_photo(field, spacing, place.soft(device), place.frame, affine, size)
+    if warp is None:
+        assert actor.backdrop is not None
+        backdrop = _on(device, resample(actor.backdrop, affine, (size, size)))
+        return torch.cat([backdrop, torch.ones(size, size, 1, device=device)], 2)
+    spacing = studio.canvas_size / studio.field_steps
+    moved, origin, lost = move_photo(warp, spacing, place.soft(device), place.frame, affine, size)
     again = sample(studio.face_mask(place).to(device), origin / MASK_STEP)[0]
     hole = ((again - 0.3) / 0.4).clamp(0, 1) * (1 - 8 * alpha).clamp(0, 1)
     hole = torch.maximum(hole, lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -40,6 +41,20 @@ class FaceBasis:
     def gaze(self) -> np.ndarray:
         """Numbers of the weights that turn the eyes."""
         return np.array([n for n, name in enumerate(self.names) if name.startswith("eyeLook")])
+
+    @cached_property
+    def products(self) -> np.ndarray:
+        """(9, K, K) sums over the face of weight * shape k's coordinate i * shape m's coordinate j; 9 pairs i, j.
+
+        The K shapes are `shapes`. Of a turned head, products of shapes are sums of these.
+        """
+        parts = np.moveaxis(self.shapes.astype(np.float64), 2, 0)  # (3, K, L)
+        return np.stack([(a * self.weights) @ b.T for a in parts for b in parts])
+
+    @cached_property
+    def shapes(self) -> np.ndarray:
+        """(E + I, 468, 3) float32: expressions, then identities, at the landmarks of the face."""
+        return np.concatenate([self.expression, self.identity])[:, :NUM_FACE].astype(np.float32)
 
     def person(self, identity: np.ndarray) -> np.ndarray:
         """(478, 3) landmarks of a face at rest with identity weights (I,)."""
@@ -144,8 +159,8 @@ def lay_rigid(basis: FaceBasis, points: np.ndarray, targets: np.ndarray) -> View
     views = align(basis, points, targets)
     for _ in range(3):
         turned, error = _residual(basis, points[:, :NUM_FACE], targets, views)
-        local = (_rigid(turned) * _scale(basis)).astype(np.float64)
-        change = np.linalg.solve(local @ local.transpose(0, 2, 1), local @ error[..., None].astype(np.float64))
+        local, error = _rigid(turned) * _scale(basis), error * _scale(basis)
+        change = np.linalg.solve(local @ local.transpose(0, 2, 1), local @ error[..., None])
         views = views.moved(change[..., 0])
     return views
 
@@ -168,22 +183,25 @@ def step(
     What the frames do not share is eliminated first, so that the step is exact for both.
     """
     frames, shapes = expression.shape
-    scale = _scale(basis)
     turned, error = _residual(basis, basis.express(person, expression)[:, :NUM_FACE], targets, views)
-    local = np.concatenate([_turn(basis.expression[:, :NUM_FACE], views.rotation), _rigid(turned)], 1)
-    local = (local * scale).astype(np.float32)
+    rows = np.concatenate([_rigid(turned), error[:, None]], 1).astype(np.float32)  # (T, 8, 3 * 468)
+    among = _among(basis, rows)
+    onto = _onto(basis, rows, views.rotation)
+    normal, across = _normal(basis, views.rotation, shapes, identity is not None)
+    normal[:, :shapes, shapes:] = onto[:, :7, :shapes].transpose(0, 2, 1)
+    normal[:, shapes:, :shapes] = onto[:, :7, :shapes]
+    normal[:, shapes:, shapes:] = among[:, :7, :7]
+    right = np.concatenate([onto[:, 7, :shapes], among[:, 7, :7]], 1)
     precision = np.full(shapes + 7, 1e-4)
     precision[:shapes] = EXPRESSION_SPREAD**-2
     precision[basis.gaze] = HELD**-2
-    normal = (local @ local.transpose(0, 2, 1)).astype(np.float64) + np.diag(precision)
-    right = (local @ error[..., None])[..., 0].astype(np.float64)
+    normal += np.diag(precision)
     right[:, :shapes] += (expected - expression) * precision[:shapes]
     if identity is not None:
-        shared = (_turn(basis.identity[:, :NUM_FACE], views.rotation) * scale).astype(np.float32)
-        across = (local @ shared.transpose(0, 2, 1)).astype(np.float64)  # (T, E + 7, I)
+        across = np.concatenate([across, onto[:, :7, shapes:]], 1)  # (T, E + 7, I)
         solved = np.linalg.solve(normal, np.concatenate([across, right[..., None]], 2))
-        own = (shared @ shared.transpose(0, 2, 1)).mean(0) - (across.transpose(0, 2, 1) @ solved[..., :-1]).mean(0)
-        pull = (shared @ error[..., None])[..., 0].mean(0) - np.einsum("tli,tl->i", across, solved[..., -1]) / frames
+        own = _own(basis, views.rotation, shapes) - (across.transpose(0, 2, 1) @ solved[..., :-1]).mean(0)
+        pull = onto[:, 7, shapes:].mean(0) - np.einsum("tli,tl->i", across, solved[..., -1]) / frames
         ridge = IDENTITY_SPREAD**-2
         change = np.linalg.solve(own + ridge * np.eye(len(identity)), pull - ridge * identity)
         right = right - across @ change
@@ -212,15 +230,47 @@ def _scale(basis: FaceBasis) -> np.ndarray:
 
 
 def _residual(basis: FaceBasis, points: np.ndarray, targets: np.ndarray, views: Views) -> tuple[np.ndarray, np.ndarray]:
-    """Points (T, 468, 3) as they are turned, and what is missing to the targets (T, 3 * 468), weighed."""
+    """Points (T, 468, 3) as they are turned, and what is missing to the targets (T, 3 * 468), in centimetres."""
     turned = points @ views.rotation.transpose(0, 2, 1)
     error = (targets[:, :NUM_FACE] - views.offset[:, None]) / views.scale[:, None, None] - turned
-    return turned, (error.reshape(len(error), -1) * _scale(basis)).astype(np.float32)
+    return turned, error.reshape(len(error), -1)
 
 
-def _turn(shapes: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """(T, K, 3 L): shapes (K, L, 3) as seen in each view."""
-    return (shapes.reshape(-1, 3) @ rotation.transpose(0, 2, 1)).reshape(len(rotation), len(shapes), -1)
+def _metric(rotation: np.ndarray) -> np.ndarray:
+    """(T, 9) what two shapes' coordinates i and j count, given how heads are turned and that depth counts less."""
+    seen = rotation * (np.array([1, 1, DEPTH_WEIGHT])[:, None] / NOISE)
+    return (seen.transpose(0, 2, 1) @ seen).reshape(len(rotation), 9)
+
+
+def _normal(basis: FaceBasis, rotation: np.ndarray, shapes: int, with_identity: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Normal equations (T, E + 7, E + 7) with only the expressions filled in, and their products with identities.
+
+    The latter are (T, E, I); I is 0 if they are not asked for.
+    """
+    metric = _metric(rotation)
+    end = None if with_identity else shapes
+    products = (metric @ basis.products[:, :shapes, :end].reshape(9, -1)).reshape(len(rotation), shapes, -1)
+    normal = np.zeros((len(rotation), shapes + 7, shapes + 7))
+    normal[:, :shapes, :shapes] = products[..., :shapes]
+    return normal, products[..., shapes:]
+
+
+def _own(basis: FaceBasis, rotation: np.ndarray, shapes: int) -> np.ndarray:
+    """(I, I) products of the identities, the mean over the frames."""
+    return np.tensordot(_metric(rotation).mean(0), basis.products[:, shapes:, shapes:], 1)
+
+
+def _among(basis: FaceBasis, rows: np.ndarray) -> np.ndarray:
+    """(T, 8, 8) products of rows (T, 8, 3 * 468) in view space."""
+    weighed = rows * _scale(basis).astype(np.float32)
+    return (weighed @ weighed.transpose(0, 2, 1)).astype(np.float64)
+
+
+def _onto(basis: FaceBasis, rows: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """(T, 8, E + I) products of rows (T, 8, 3 * 468) in view space with the shapes as they are turned."""
+    weighed = (rows * (_scale(basis) ** 2).astype(np.float32)).reshape(len(rows), -1, 3)
+    back = (weighed @ rotation.astype(np.float32)).reshape(len(rows) * 8, -1)
+    return (back @ basis.shapes.reshape(len(basis.shapes), -1).T).reshape(len(rows), 8, -1).astype(np.float64)
 
 
 def _rigid(turned: np.ndarray) -> np.ndarray:

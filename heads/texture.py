@@ -17,11 +17,19 @@ EYE_OUTLINES = (
 )
 INNER_LIPS = np.array([78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95])
 BROW = [105, 334]
+SHADE_OF_LIPS = 0.92  # light that reaches the front teeth
 GUMS, TEETH, THROAT = (128.0, 66.0, 64.0), (228.0, 221.0, 208.0), (52.0, 24.0, 22.0)
 SOCKET = "M_MouthSocket"  # skin inside the mouth, where the model tells it apart
 FILL_ROUNDS = 120
 LASHES = 0.65  # brightness of the lids' edges, if the photo does not show them, relative to skin
-LID_TINT = 0.2  # of the skin's usual colour in lids that the photo does not show
+LID_TINT = 0.85  # of the colour around the eye in lids that the photo does not show
+SOFT_FOLD = (0.3, 8)  # how much of itself a vertex keeps while that share is spread, and in how many rounds
+LID_DARKEST = 0.75
+FOLDED = (1.2, 1.9)  # how many times an edge is longer with eyes closed: not folded before, wholly folded
+AROUND_EYE = 3.6  # centimetres from an eye's centre, in which skin tells the colour of its lids
+TOOTH_LINES = 0.6  # how dark the lines between teeth are, of what the head model says
+DARK_TEETH = (5.6, 9.4)  # centimetres in front of the head's middle where teeth are dark, and in full light
+SKIN_BRIGHT, SCLERA_BRIGHT, GLOSS_BRIGHT = 165, 200, 235  # usual brightness of skin, whites of eyes, the brightest skin
 LEAST_SEEN = 12  # pixels from which a colour is taken
 SOFT_BORDER = 1.6  # centimetres over which the face fades into the warped photo
 RIGHT_EYE, LEFT_EYE, MOUTH_REGION = 1, 2, 3  # values of Anatomy.region
@@ -49,6 +57,8 @@ class Anatomy:
     painted: np.ndarray  # vertices of eyes, teeth, tongue and throat
     clear: np.ndarray  # (V,) bool: face and neck, where the mesh lies well on photos; ears and sides do not
     region: np.ndarray  # (V,) int8: RIGHT_EYE, LEFT_EYE, MOUTH_REGION, or 0
+    folded: np.ndarray  # (V,) 0..1: how far a vertex belongs to the lids' skin that is folded while eyes are open
+    lid_shade: np.ndarray  # (V,) how bright a closed lid is
     round_normals: np.ndarray  # (V, 3) head space: normals of an ellipsoid in the head's place, for soft light
 
 
@@ -73,18 +83,21 @@ def anatomy(model: HeadModel, table: LandmarkTable) -> Anatomy:
     opacity[throat] = 1
     shade = np.ones(model.num_vertices, np.float32) if model.shade is None else model.shade.copy()
     mouth = model.part("M_Teeth", "M_GumsTongue")
-    shade[mouth] *= np.clip((model.neutral[mouth, 2] - 4.5) / 6.0, 0.12, 1) ** 1.2
+    teeth = model.part("M_Teeth")
+    shade[teeth] = 1 - TOOTH_LINES * (1 - shade[teeth])
+    back_, front = DARK_TEETH
+    shade[mouth] *= np.clip((model.neutral[mouth, 2] - back_) / (front - back_), 0.08, 1) ** 1.3
     back, lashes = model.materials.index("M_BackHead"), _lid_edges(model, points)
     anchors = opacity > 0.3
     anchors[throat] = False
-    height = model.neutral[:, 1]
+    height, folded = model.neutral[:, 1], _folded(model)
     return Anatomy(
         edges=model.edges(), shading=model.shading(), looks=_looks(model, lashes, throat), opacity=opacity,
         throat=throat, mouth=mouth, depth_shade=shade, eye_angle=eye_angles(model),
         face_triangles=np.nonzero(model.material != back)[0], anchors=anchors, shell=_hair_shell(), lashes=lashes,
         scalp=height > points[BROW, 1].mean(), clear=(opacity > 0) | (height < points[152, 1] - 0.5),
-        region=_regions(model, points, throat), painted=np.concatenate([*model.eyeballs, mouth, throat]),
-        round_normals=_round_normals(model.neutral),
+        region=_regions(model, points, throat), folded=folded, painted=np.concatenate([*model.eyeballs, mouth, throat]),
+        round_normals=_round_normals(model.neutral), lid_shade=_lid_shade(model, folded),
     )  # fmt: skip
 
 
@@ -108,6 +121,32 @@ def _regions(model: HeadModel, points: np.ndarray, throat: np.ndarray) -> np.nda
     region[throat] = MOUTH_REGION
     region[model.part("M_Teeth", "M_GumsTongue")] = MOUTH_REGION
     return region
+
+
+def _folded(model: HeadModel) -> np.ndarray:
+    """(V,) float32: 1 where edges become several times as long when the eyes close, 0 where they stay."""
+    blink = model.neutral + sum(model.expression[model.names.index(f"eyeBlink_{side}")] for side in "LR")
+    edges = model.edges()
+    before, after = (np.linalg.norm(p[edges[:, 0]] - p[edges[:, 1]], axis=1) for p in (model.neutral, blink))
+    most = np.zeros(model.num_vertices)
+    for end in edges.T:
+        np.maximum.at(most, end, after / np.maximum(before, 1e-6))
+    folded = np.clip((most - FOLDED[0]) / (FOLDED[1] - FOLDED[0]), 0, 1)
+    folded[np.concatenate(model.eyeballs)] = 0
+    rows = np.repeat(folded[:, None], 3, 1).astype(np.float32)
+    nothing = np.full(model.num_vertices, SOFT_FOLD[0], np.float32)
+    return np.clip(1.2 * fill_colours(rows, nothing, edges, SOFT_FOLD[1])[:, 0], 0, 1)
+
+
+def _lid_shade(model: HeadModel, folded: np.ndarray) -> np.ndarray:
+    """(V,) float32: how bright a closed lid is, which is round: darker in its crease and at its lashes."""
+    blink = model.neutral + sum(model.expression[model.names.index(f"eyeBlink_{side}")] for side in "LR")
+    shade = np.ones(model.num_vertices, np.float32)
+    own = np.flatnonzero(folded > 0.5)
+    low, high = np.percentile(blink[own, 1], [3, 97])
+    share = np.clip((blink[:, 1] - low) / (high - low), 0, 1)
+    round_ = LID_DARKEST + (1 - LID_DARKEST) * np.sin(np.pi * (0.15 + 0.85 * share)).clip(0, 1) ** 0.7
+    return (1 + folded * (round_ - shade)).astype(np.float32)
 
 
 def _round_normals(neutral: np.ndarray) -> np.ndarray:
@@ -191,6 +230,7 @@ def take_skin(
     visible = trust.copy()
     in_eyes, in_mouth = look_up(eyes, screen), look_up(mouth, screen)
     trust *= (1 - np.clip(3 * in_eyes, 0, 1)) * (1 - np.clip(2 * in_mouth - 0.5, 0, 1))
+    trust *= 1 - parts.folded
     trust[parts.painted] = 0
     aimed = screen if aimed is None else aimed
     openings = _eye_openings(landmarks, (height, width))
@@ -202,18 +242,38 @@ def take_skin(
     guess = np.where((parts.scalp & (parts.opacity == 0))[:, None], tint, start)
     colours = np.where(trust[:, None] > 0.05, seen, guess).astype(np.float32)
     colours = fill_colours(colours, trust.astype(np.float32), parts.edges, FILL_ROUNDS)
-    lids = (parts.region > 0) & (parts.region < MOUTH_REGION) & (trust < 0.3)
-    colours[lids] += LID_TINT * (start.astype(np.float32) - colours[lids])  # folded lids are not as dark as the fold
+    _tint_lids(model, parts, colours, seen, trust)
     rims = parts.lashes[trust[parts.lashes] < 0.5]
     bright = np.maximum(colours[rims].mean(1, keepdims=True), 1)
     colours[rims] *= np.clip(LASHES * start.mean() / bright, LASHES, 1)  # dark lids stay as dark as they are
     palette = _palette(photo, landmarks, openings, float(start.mean()))
-    level = np.clip(max(start.mean() / 165, palette[0].mean() / 200), 0.35, 1.05)  # whites of eyes tell of the light
+    gloss = np.percentile(seen[face & (trust > 0.6)].mean(1), 95) if (face & (trust > 0.6)).any() else 0.0
+    level = max(start.mean() / SKIN_BRIGHT, palette[0].mean() / SCLERA_BRIGHT, gloss / GLOSS_BRIGHT)
+    level = np.clip(level, 0.35, 1.05)  # whites of eyes and bright spots of dark skin tell of the light
     teeth, tint = model.part("M_Teeth"), _teeth_tint(photo, mouth, start, level)
     _paint_mouth(model, parts, colours, tint, float(np.clip(start.mean() / 165, 0.35, 1.05)))
     enamel = np.clip((seen[teeth].mean(1) / tint.mean() - 0.5) / 0.25, 0, 1)
     trust[teeth] = visible[teeth] * inside[teeth] * enamel * np.clip(3 * in_mouth[teeth] - 2, 0, 1)
     return Skin(trust.astype(np.float32), still_trust, aimed[:, :2].copy(), colours, palette)
+
+
+def _tint_lids(model: HeadModel, parts: Anatomy, colours: np.ndarray, seen: np.ndarray, trust: np.ndarray) -> None:
+    """Give lids that the photo does not show, in place, the colour of bright skin around their eye.
+
+    The fold in which they lie, and from which they are filled, is darker than a closed lid.
+    """
+    skin = parts.opacity > 0.9
+    skin[parts.painted] = False
+    for ball in model.eyeballs:
+        away = np.linalg.norm(model.neutral[:, :2] - eye_centre(model.neutral[ball])[:2], axis=1)
+        around = seen[skin & (away < AROUND_EYE) & (trust > 0.6)]
+        if len(around) < LEAST_SEEN:
+            continue
+        bright = around.mean(1)
+        tint = around[(bright >= np.median(bright)) & (bright <= np.percentile(bright, 90))].mean(0)
+        lids = skin & (away < AROUND_EYE) & (parts.folded > 0)
+        share = LID_TINT * parts.folded[lids, None]
+        colours[lids] += share * (tint * parts.lid_shade[lids, None] - colours[lids])
 
 
 def look_up(picture: np.ndarray, screen: np.ndarray) -> np.ndarray:
@@ -257,7 +317,7 @@ def _teeth_tint(photo: np.ndarray, mouth: np.ndarray, skin: np.ndarray, level: f
     pale = (inside.mean(1) > 0.75 * skin.mean()) & (inside.min(1) > 0.6 * inside.max(1))
     if pale.sum() >= 4 * LEAST_SEEN:
         return np.median(inside[pale], axis=0)
-    return np.array(TEETH) * level
+    return np.array(TEETH) * level * SHADE_OF_LIPS
 
 
 def _paint_mouth(model: HeadModel, parts: Anatomy, colours: np.ndarray, teeth: np.ndarray, level: float) -> None:

@@ -1,8 +1,8 @@
 """The warp of hair and background: displacements known at points of the head, smooth between, at rest at the border.
 
-All of it is PyTorch and runs where its tensors lie. A field (C, N, N) holds the values at N nodes a side; the screened
-Laplace equation 4 (1 + s) u = sum of the four neighbours is solved by conjugate gradients, each step preconditioned by
-one multigrid cycle.
+All of it is PyTorch and runs where its tensors lie. A field (T, C, N, N) holds values at N nodes a side in T frames,
+solved together: the screened Laplace equation 4 (1 + s) u = sum of the four neighbours, by conjugate gradients, each
+step preconditioned by one multigrid cycle.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ def displacement_field(start: Tensor, end: Tensor, weights: Tensor, spacing: flo
     """Smooth field of (start - end), known at the points `end`, zero on the border of the grid.
 
     Args:
-        start, end: (V, 2) pixels; weights (V,): trust, 0 leaves a point out.
+        start: (V, 2) pixels; end: (T, V, 2), where they are in T frames; weights (T, V): trust, 0 leaves a point out.
         spacing: pixels between nodes; screening (N, N): how fast the field fades. N - 1 should be a multiple of 16.
 
     Returns:
-        (2, N, N) float32, at nodes (i * spacing, j * spacing): right and down.
+        (T, 2, N, N) float32, at nodes (i * spacing, j * spacing): right and down.
     """
-    total = splat(start - end, end / spacing, weights, len(screening))
-    known = total[2] > LEAST_WEIGHT
-    known = known & (inner_mask(len(screening), known.device) > 0)
-    field = torch.where(known, total[:2] / total[2].clamp(min=LEAST_WEIGHT), 0.0)
+    count = len(screening)
+    total = torch.stack([splat(start - e, e / spacing, w, count) for e, w in zip(end, weights, strict=True)])
+    known = total[:, 2:] > LEAST_WEIGHT
+    known = known & (inner_mask(count, known.device) > 0)
+    field = torch.where(known, total[:, :2] / total[:, 2:].clamp(min=LEAST_WEIGHT), 0.0)
     return soften(solve(field, known, screening), known, screening)
 
 
@@ -126,28 +127,28 @@ def inner_mask(count: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Level:
-    """One grid of the multigrid; all (N - 2, N - 2) float32, of the nodes within the border."""
+    """One grid of the multigrid; float32, of the nodes within the border."""
 
-    factor: Tensor  # 1 / (4 (1 + s))
-    free: Tensor  # 1 where the equation holds, 0 where the value is known
-    colours: tuple[Tensor, Tensor]  # the free nodes on a chessboard's white and on its black squares
+    factor: Tensor  # (N - 2, N - 2) 1 / (4 (1 + s))
+    free: Tensor  # (T, 1, N - 2, N - 2) 1 where the equation holds, 0 where the value is known
+    colours: tuple[Tensor, Tensor]  # likewise: the free nodes on a chessboard's white and on its black squares
 
 
 def solve(field: Tensor, known: Tensor, screening: Tensor) -> Tensor:
-    """The field (C, N, N) with its values kept where known (N, N) bool and on the border; elsewhere the equation's."""
+    """The field (T, C, N, N), its values kept where known (T, 1, N, N) bool and on the border, else the equation's."""
     levels = _levels(known, screening)
     solution = _first_guess(field, levels)
-    inner = solution[:, 1:-1, 1:-1]
+    inner = solution[..., 1:-1, 1:-1]
     rest = _residual(solution, torch.zeros_like(inner), levels[0])
     step = torch.zeros_like(solution)
-    size = torch.ones(len(field), 1, 1, device=field.device)
+    size = torch.ones(*field.shape[:2], 1, 1, device=field.device)
     for _ in range(ROUNDS):
         better = torch.zeros_like(solution)
         _cycle(better, rest, levels)
-        before, size = size, (rest * better[:, 1:-1, 1:-1]).sum((1, 2), keepdim=True)
+        before, size = size, (rest * better[..., 1:-1, 1:-1]).sum((2, 3), keepdim=True)
         step = better + size / before.clamp(min=1e-20) * step
         change = -_residual(step, torch.zeros_like(rest), levels[0])
-        length = size / (step[:, 1:-1, 1:-1] * change).sum((1, 2), keepdim=True).clamp(min=1e-20)
+        length = size / (step[..., 1:-1, 1:-1] * change).sum((2, 3), keepdim=True).clamp(min=1e-20)
         solution += length * step
         rest = rest - length * change
     return solution
@@ -155,11 +156,11 @@ def solve(field: Tensor, known: Tensor, screening: Tensor) -> Tensor:
 
 def soften(field: Tensor, known: Tensor, screening: Tensor) -> Tensor:
     """The field after a few rounds in which known nodes move half the way to what the equation says, others all."""
-    pace = torch.where(known, 0.5, 1.0)[1:-1, 1:-1]
+    pace = torch.where(known, 0.5, 1.0)[..., 1:-1, 1:-1]
     factor = 0.25 / (1 + screening[1:-1, 1:-1])
     for _ in range(SOFTENING):
         wanted = factor * _neighbours(field)
-        field = F.pad(torch.lerp(field[:, 1:-1, 1:-1], wanted, pace.expand_as(wanted)), (1, 1, 1, 1))
+        field = F.pad(torch.lerp(field[..., 1:-1, 1:-1], wanted, pace.expand_as(wanted)), (1, 1, 1, 1))
     return field
 
 
@@ -168,30 +169,31 @@ def _levels(known: Tensor, screening: Tensor) -> list[Level]:
     levels = []
     fixed = known.float()
     while True:
-        free = 1 - fixed[1:-1, 1:-1]
-        rows = torch.arange(len(free), device=free.device)
+        free = 1 - fixed[..., 1:-1, 1:-1]
+        rows = torch.arange(free.shape[-1], device=free.device)
         white = ((rows[:, None] + rows[None]) % 2).float()
         factor = 0.25 / (1 + screening[1:-1, 1:-1])
         levels.append(Level(factor, free, (free * white, free * (1 - white))))
         if len(screening) < COARSEST or len(screening) % 2 == 0:
             return levels
-        fixed = (F.avg_pool2d(fixed[None], 3, 2, 1)[0] > SHARE_KNOWN).float()
+        fixed = (F.avg_pool2d(fixed, 3, 2, 1) > SHARE_KNOWN).float()
         screening = 4 * screening[::2, ::2]
 
 
 def _neighbours(field: Tensor) -> Tensor:
-    """(C, N - 2, N - 2) sums of the four neighbours."""
-    return field[:, :-2, 1:-1] + field[:, 2:, 1:-1] + field[:, 1:-1, :-2] + field[:, 1:-1, 2:]
+    """(T, C, N - 2, N - 2) sums of the four neighbours."""
+    total = field[..., :-2, 1:-1] + field[..., 2:, 1:-1]
+    return total.add_(field[..., 1:-1, :-2]).add_(field[..., 1:-1, 2:])
 
 
 def _residual(field: Tensor, right: Tensor, level: Level) -> Tensor:
-    """(C, N - 2, N - 2): right - (4 (1 + s) u - neighbours) at the free nodes, 0 at the others."""
-    return (_neighbours(field) + right - field[:, 1:-1, 1:-1] / level.factor) * level.free
+    """(T, C, N - 2, N - 2): right - (4 (1 + s) u - neighbours) at the free nodes, 0 at the others."""
+    return (_neighbours(field) + right - field[..., 1:-1, 1:-1] / level.factor) * level.free
 
 
 def _sweep(field: Tensor, right: Tensor, level: Level, rounds: int, order: tuple[int, int] = (0, 1)) -> None:
     """Gauss-Seidel rounds, in place: white nodes, then black ones."""
-    inner = field[:, 1:-1, 1:-1]
+    inner = field[..., 1:-1, 1:-1]
     for _ in range(rounds):
         for colour in order:
             wanted = _neighbours(field).add_(right).mul_(level.factor)
@@ -206,32 +208,30 @@ def _cycle(field: Tensor, right: Tensor, levels: list[Level]) -> None:
         return
     _sweep(field, right, level, 1)
     coarse = 4 * _restrict(F.pad(_residual(field, right, level), (1, 1, 1, 1)))
-    correction = torch.zeros(len(field), coarse.shape[1] + 2, coarse.shape[2] + 2, device=field.device)
+    correction = torch.zeros_like(F.pad(coarse, (1, 1, 1, 1)))
     _cycle(correction, coarse, levels[1:])
-    finer = F.interpolate(correction[None], size=field.shape[1:], mode="bilinear", align_corners=True)[0]
-    field[:, 1:-1, 1:-1] += finer[:, 1:-1, 1:-1] * level.free
+    finer = F.interpolate(correction, size=field.shape[2:], mode="bilinear", align_corners=True)
+    field[..., 1:-1, 1:-1] += finer[..., 1:-1, 1:-1] * level.free
     _sweep(field, right, level, 1, (1, 0))
 
 
 def _restrict(rest: Tensor) -> Tensor:
-    """(C, n - 2, n - 2): means with weights 1 2 1 in each direction, about every other node."""
-    rows = 0.25 * (rest[:, 1:-2:2] + rest[:, 3::2]) + 0.5 * rest[:, 2:-1:2]
-    return 0.25 * (rows[:, :, 1:-2:2] + rows[:, :, 3::2]) + 0.5 * rows[:, :, 2:-1:2]
+    """(T, C, m, m): means with weights 1 2 1 in each direction, about every other node of (T, C, 2 m + 3, 2 m + 3)."""
+    rows = 0.25 * (rest[..., 1:-2:2, :] + rest[..., 3::2, :]) + 0.5 * rest[..., 2:-1:2, :]
+    return 0.25 * (rows[..., 1:-2:2] + rows[..., 3::2]) + 0.5 * rows[..., 2:-1:2]
 
 
 def _first_guess(field: Tensor, levels: list[Level]) -> Tensor:
     """The field with unknown nodes guessed: known values are averaged to coarser grids and solved there first."""
     if len(levels) == 1:
         guess = field.clone()
-        _sweep(guess, torch.zeros_like(field[:, 1:-1, 1:-1]), levels[0], SWEEPS)
+        _sweep(guess, torch.zeros_like(field[..., 1:-1, 1:-1]), levels[0], SWEEPS)
         return guess
     known = F.pad(1 - levels[0].free, (1, 1, 1, 1))
-    sums = _restrict(torch.cat([field * known, known[None]]))
-    coarse = F.pad(sums[:-1] / sums[-1:].clamp(min=1e-6), (1, 1, 1, 1))
+    sums = _restrict(torch.cat([field * known, known], 1))
+    coarse = F.pad(sums[:, :-1] / sums[:, -1:].clamp(min=1e-6), (1, 1, 1, 1))
     coarse = coarse * F.pad(1 - levels[1].free, (1, 1, 1, 1))
-    guess = F.interpolate(
-        _first_guess(coarse, levels[1:])[None], size=field.shape[1:], mode="bilinear", align_corners=True
-    )[0]
+    guess = F.interpolate(_first_guess(coarse, levels[1:]), size=field.shape[2:], mode="bilinear", align_corners=True)
     guess = torch.where(known > 0, field, guess)
-    _sweep(guess, torch.zeros_like(field[:, 1:-1, 1:-1]), levels[0], 1)
+    _sweep(guess, torch.zeros_like(field[..., 1:-1, 1:-1]), levels[0], 1)
     return guess

@@ -24,21 +24,56 @@ def paste_back(
     crop is to be seen at all. Returns a new picture and the mask used,
     (H, W) uint8 with 255 where only the crop is seen.
     """
-    if not 0 <= feather <= 0.5:
-        raise ValueError(f"feather must be from 0 to 0.5 of the crop's side, got {feather}")
-    result, mask = full.copy(), np.zeros(full.shape[:2], np.uint8)
-    rows, columns = _covered(affine, crop.shape[0], full.shape[:2])
-    below = full[rows, columns]
-    if below.size == 0:  # the crop lies outside of the picture
+    return Paster(full, affine, crop.shape[0], feather, colour_match)(crop, keep)
+
+
+class Paster:
+    """`paste_back` for many crops of one size and place: what they share is worked out once.
+
+    Args:
+        full, affine, feather, colour_match: as in `paste_back`; size: side of the crops in pixels.
+    """
+
+    def __init__(
+        self, full: np.ndarray, affine: np.ndarray, size: int, feather: float = 0.1, colour_match: bool = True
+    ) -> None:
+        if not 0 <= feather <= 0.5:
+            raise ValueError(f"feather must be from 0 to 0.5 of the crop's side, got {feather}")
+        self.full, self.affine, self.size = full, affine, size
+        self.rows, self.columns = _covered(affine, size, full.shape[:2])
+        below = full[self.rows, self.columns]
+        self.below = below.astype(np.float32)
+        inside = _edge_distance(affine, size, self.rows, self.columns) if below.size else np.zeros(below.shape[:2])
+        self.ramp = _ramp(inside, feather)
+        self.inverse = _inverse(affine, self.columns.start, self.rows.start)
+        ring = np.flatnonzero((inside > 0) & (inside < RING)) if colour_match else np.zeros(0, int)
+        self.ring: np.ndarray = ring
+        want = self.below.reshape(-1, 3)[ring]
+        self.wanted = (want.mean(0), want.std(0)) if len(ring) else None
+
+    def __call__(self, crop: np.ndarray, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The picture with a crop in it, and the mask used; as `paste_back` returns them."""
+        result, mask = self.full.copy(), np.zeros(self.full.shape[:2], np.uint8)
+        if self.below.size == 0:  # the crop lies outside of the picture
+            return result, mask
+        size_hw = self.below.shape[:2]
+        pasted = resample(crop, self.inverse, size_hw).astype(np.float32)
+        if self.wanted is not None:
+            pasted = self._match_colours(pasted, *self.wanted)
+        shown = self.ramp if keep is None else self.ramp * (resample(keep, self.inverse, size_hw) / np.float32(255))
+        mask[self.rows, self.columns] = np.round(255 * shown)
+        alpha = mask[self.rows, self.columns, None] / np.float32(255)
+        np.clip(pasted, 0, 255, out=pasted)
+        pasted -= self.below
+        pasted *= alpha
+        pasted += self.below
+        result[self.rows, self.columns] = np.rint(pasted, out=pasted)
         return result, mask
-    inside = _edge_distance(affine, crop.shape[0], rows, columns)
-    pasted = resample(crop, _inverse(affine, columns.start, rows.start), below.shape[:2]).astype(np.float32)
-    if colour_match:
-        pasted = _match_colours(pasted, below, (inside > 0) & (inside < RING))
-    mask[rows, columns] = np.round(255 * _ramp(inside, feather) * _kept(keep, affine, rows, columns))
-    alpha = mask[rows, columns, None] / np.float32(255)
-    result[rows, columns] = np.round(below + alpha * (np.clip(pasted, 0, 255) - below)).astype(np.uint8)
-    return result, mask
+
+    def _match_colours(self, pasted: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        have = pasted.reshape(-1, 3)[self.ring]
+        gain = np.clip((spread + 1) / (have.std(0) + 1), *GAIN_LIMITS)
+        return (pasted - have.mean(0)) * gain + mean
 
 
 def scaled_affine(affine: np.ndarray, size: int, planned: int) -> np.ndarray:
@@ -76,19 +111,3 @@ def _ramp(inside: np.ndarray, feather: float) -> np.ndarray:
         return (inside >= 0).astype(np.float32)
     share = np.clip(inside / feather, 0, 1)
     return share * share * (3 - 2 * share)
-
-
-def _kept(keep: np.ndarray | None, affine: np.ndarray, rows: slice, columns: slice) -> np.ndarray | float:
-    """`keep` laid over the covered part of the picture, 0 to 1."""
-    if keep is None:
-        return 1.0
-    size_hw = (rows.stop - rows.start, columns.stop - columns.start)
-    return resample(keep, _inverse(affine, columns.start, rows.start), size_hw).astype(np.float32) / 255
-
-
-def _match_colours(pasted: np.ndarray, below: np.ndarray, ring: np.ndarray) -> np.ndarray:
-    if not ring.any():
-        return pasted
-    have, want = pasted[ring], below[ring].astype(np.float32)
-    gain = np.clip((want.std(0) + 1) / (have.std(0) + 1), *GAIN_LIMITS)
-    return (pasted - have.mean(0)) * gain + want.mean(0)

@@ -685,7 +685,9 @@ class Run:
         folder = self.out / "weights"
         folder.mkdir(exist_ok=True)
         settings = {
-            k: v for k, v in asdict(self.config).items() if k not in ("metadata", "start", "device", "workers", "threads")
+            k: v
+            for k, v in asdict(self.config).items()
+            if k not in ("metadata", "start", "device", "workers", "threads")
         }
         training = {
             "step": self.steps, "minutes": round(self.seconds / 60, 1), "samples": self.arrived, "settings": settings,

@@ -55,6 +55,18 @@ def test_bars_are_missed_by_missing_numbers():
     assert every.met(report(Score.of(0.9), Score.of(0.5)).runs)
 
 
+def test_pairs_are_compared_with_themselves():
+    """Two pairs of very different difficulty: the median of differences knows that the result is better in each."""
+    own = report(*(Score.of(v) for v in (0.2, 0.4, 0.5, 0.6, 0.8, 0.9))).runs
+    other = [replace(run, method="draft", scores={"yaw": Score.of(run.scores["yaw"].value - 0.1)}) for run in own]
+    failed = replace(other[0], scores={"yaw": Score.missing("no face in the result", counted=0.0)})
+    whole = Report(columns=COLUMNS, runs=[*own, failed, *other[1:]])
+    apart = whole.difference("draft", "yaw")
+    assert apart.value == pytest.approx(0.1) and (apart.low, apart.high) == pytest.approx((0.1, 0.2))
+    assert "| result less draft, median of pairs | – | 0.10 [0.10, 0.20] |  |" in whole.markdown()
+    assert whole.json()["baselines"]["draft"]["less"]["yaw"] == pytest.approx([0.1, 0.1, 0.2])
+
+
 def test_most_is_a_bar_too():
     runs = report(Score.of(1.2), Score.of(1.4)).runs
     assert Bar(key="yaw", most=1.3).met(runs)
@@ -85,6 +97,7 @@ def test_each_group_has_its_table_and_baselines_their_median_where_they_have_a_n
         "| b | 0.00 | yes |",
         "| median | 0.50 | 2 of 2 |",
         "| static copy, median | 0.10 |  |",
+        "| result less static copy, median of pairs | 0.40 |  |",
         "",
         "### time",
         "",

@@ -9,7 +9,7 @@ from svdp.heads.fit import FLIP, Camera, HeadFit, rotation_matrix
 from svdp.heads.landmarks import load_table
 from svdp.heads.mistakes import landmark_mistakes, view_mistakes, weight_mistakes
 from svdp.heads.model import load_head_model
-from svdp.heads.place import TOUCH_LIDS, TOUCH_LIPS, place, transfer
+from svdp.heads.place import SIZE_FREE, TOUCH_LIDS, TOUCH_LIPS, TURN_MOST, follow_size, limit_turn, place, transfer
 from svdp.heads.scene import PIVOT
 from svdp.heads.solve import LIDS, LIPS, euler_angles, face_basis, gaps, rotations, solve_within, width, y_up
 from svdp.signals.track import BLENDSHAPES
@@ -74,6 +74,24 @@ def test_angles_and_rotations_agree():
 def test_settling_keeps_a_ramp():
     ramp = np.arange(9.0)
     np.testing.assert_allclose(settle(ramp)[1:-1], ramp[1:-1])
+
+
+def test_turns_far_from_the_photo_are_squeezed_and_small_ones_kept():
+    change = np.array([-90.0, -10, 0, 20, 30, 50])
+    found = limit_turn(change)
+    np.testing.assert_allclose(found[1:4], change[1:4])
+    assert (np.diff(found) > 0).all() and np.abs(found).max() <= TURN_MOST
+
+
+def test_size_rests_on_noise_and_follows_a_driver_who_comes_nearer():
+    rng = np.random.default_rng(0)
+    noise = np.exp(rng.normal(0, 0.01, 160))
+    np.testing.assert_allclose(follow_size(2 * noise), follow_size(2 * noise)[0])
+    nearer = np.concatenate([np.ones(60), np.linspace(1, 1.5, 60), np.full(40, 1.5)])
+    found = follow_size(nearer * noise)
+    np.testing.assert_allclose(found[:40], 1, rtol=0.01)
+    np.testing.assert_allclose(found[-10:], 1.5 * np.exp(-SIZE_FREE), rtol=0.02)
+    assert np.abs(np.diff(np.log(found))).max() < 0.012
 
 
 @pytest.mark.shared
@@ -153,7 +171,9 @@ def test_relative_motion_starts_from_the_source(basis, clip):
     np.testing.assert_allclose(angles[7], [12, -4, 3], atol=1e-3)
     np.testing.assert_allclose(expression[7], own, atol=0.06)
     turned = rotations(driver.angles) @ rotations(driver.angles)[7].T
-    np.testing.assert_allclose(rotations(angles) @ turn.T, turned, atol=1e-4)
+    free = np.abs(euler_angles(turned @ turn) - [12, -4, 3]).max(1) < 22
+    assert 20 < free.sum() < FRAMES  # beyond, turns are squeezed
+    np.testing.assert_allclose((rotations(angles) @ turn.T)[free], turned[free], atol=1e-4)
 
 
 @pytest.mark.shared

@@ -49,7 +49,8 @@ def test_multigrid_equals_the_loop():
     count = 33
     field, known = face_and_hair(count)
     screening = np.where(np.arange(count) < 22, 0.001, 0.007)[:, None].repeat(count, 1).astype(np.float32)
-    found = solve(*(torch.from_numpy(a) for a in (field.astype(np.float32), known, screening)))
+    arrays = field[None].astype(np.float32), known[None, None], screening
+    found = solve(*(torch.from_numpy(a) for a in arrays))[0]
     expected = relaxed(field, known, screening)
     assert np.abs(expected).max() > 20
     np.testing.assert_allclose(found.numpy(), expected, atol=0.06)
@@ -63,8 +64,8 @@ def test_field_equals_the_loop():
     weights = rng.uniform(0, 1, 400).astype(np.float32)
     screening = np.full((count, count), 0.002, np.float32)
     found = displacement_field(
-        *(torch.from_numpy(a) for a in (start, end, weights)), SPACING, torch.from_numpy(screening)
-    )
+        *(torch.from_numpy(a) for a in (start, end[None], weights[None])), SPACING, torch.from_numpy(screening)
+    )[0]
     total = np.zeros((3, count, count))
     for a, b, w in zip(start, end, weights, strict=True):
         for i in range(count):
@@ -75,6 +76,18 @@ def test_field_equals_the_loop():
     field = np.where(known, total[:2] / np.maximum(total[2], 0.2), 0)
     expected = softened(relaxed(field, known, screening), known, screening)
     np.testing.assert_allclose(found.numpy(), expected, atol=0.06)
+
+
+def test_frames_solved_together_are_those_solved_alone():
+    rng, count = np.random.default_rng(1), 33
+    end = torch.from_numpy(rng.uniform(60, 180, (3, 300, 2)).astype(np.float32))
+    start = end[1] + torch.from_numpy(rng.normal(0, 6, (300, 2)).astype(np.float32))
+    weights = torch.from_numpy(rng.uniform(0, 1, (3, 300)).astype(np.float32))
+    screening = torch.full((count, count), 0.002)
+    together = displacement_field(start, end, weights, SPACING, screening)
+    for t in range(3):
+        alone = displacement_field(start, end[t : t + 1], weights[t : t + 1], SPACING, screening)
+        torch.testing.assert_close(together[t], alone[0], atol=1e-4, rtol=1e-5)
 
 
 def test_points_beyond_the_grid_and_without_weight_are_left_out():
@@ -90,9 +103,9 @@ def test_warp_field_carries_a_shift_and_rests_at_the_border(device: str):
     end = torch.tensor(np.stack([x.ravel(), y.ravel()], 1), dtype=torch.float32, device=device)
     still = torch.zeros(21, 21, device=device)
     field = displacement_field(
-        end + torch.tensor([6.0, -4], device=device), end, torch.ones(len(end), device=device), SPACING, still
+        end + torch.tensor([6.0, -4], device=device), end[None], torch.ones(1, len(end), device=device), SPACING, still
     )
-    field = field.cpu().numpy()
+    field = field[0].cpu().numpy()
     np.testing.assert_allclose(field[:, 10, 10], [6, -4], atol=0.02)
     assert not np.concatenate([field[:, 0], field[:, -1], field[:, :, 0], field[:, :, -1]]).any()
     run = field[0, 10, 12:]  # from the patch to the border
