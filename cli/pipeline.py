@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -14,16 +15,17 @@ from torch import Tensor
 from ..errors import UserError
 from ..heads.pose import PosedFrame
 from ..model.adapter import load_adapter
-from ..model.autoencoder import FACTOR
+from ..model.autoencoder import FACTOR, LATENT_CHANNELS
 from ..model.backends.diffusers import Denoiser, load_transformer, merge_lora
 from ..model.backends.diffusers_vae import PictureCodec, load_autoencoder
-from ..model.config import AdapterConfig, FusionConfig, SegmentConfig, from_json
-from ..model.flow import Solver
-from ..model.sampling import SamplingConfig, SegmentResult, SegmentSignals, generate
+from ..model.config import AdapterConfig, SamplingConfig, SegmentConfig, Solver, sampling_from_info
+from ..model.sampling import SegmentResult, SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.crops import CropConfig
 from .config import AnimateConfig
 from .driver import DrivingFrames, DrivingSignals
+
+log = logging.getLogger(__name__)
 
 _PIXELS_AT_ONCE = 2_000_000  # pictures encoded or decoded together, so that memory does not depend on their size
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -74,6 +76,11 @@ def load_model(cfg: AnimateConfig) -> Model:
     merge_lora(denoiser.transformer, file.lora, cfg.strength)
     denoiser.requires_grad_(False).train(False).to(device)
     adapter = file.adapter.config
+    if adapter.base.channels != LATENT_CHANNELS:
+        raise UserError(
+            f"base model {cfg.weights.base} has {adapter.base.channels} latent channels, but autoencoders of SD3 have "
+            f"{LATENT_CHANNELS}: give another base and its adapter"
+        )
     resolution = cfg.resolution or adapter.resolution
     _check_resolution(resolution, adapter)
     return Model(
@@ -92,12 +99,7 @@ def load_model(cfg: AnimateConfig) -> Model:
 
 def sampling_config(cfg: AnimateConfig, info: dict[str, Any]) -> SamplingConfig:
     """The command line's wishes over the adapter file's own (`info["sampling"]`) over the usual values."""
-    own = dict(info.get("sampling") or {})
-    fusion = from_json(FusionConfig, dict(own.pop("fusion", {})))
-    trained_shift = ((info.get("training") or {}).get("settings") or {}).get("loss", {}).get("shift")
-    if trained_shift is not None:
-        own.setdefault("shift", trained_shift)
-    base = replace(from_json(SamplingConfig, own), fusion=fusion)
+    base = sampling_from_info(info)
     wished_fusion = {
         "source": cfg.fusion_source,
         "driving": cfg.fusion_driving,
@@ -107,7 +109,7 @@ def sampling_config(cfg: AnimateConfig, info: dict[str, Any]) -> SamplingConfig:
     return replace(
         base,
         seed=cfg.seed,
-        fusion=replace(fusion, **{k: v for k, v in wished_fusion.items() if v is not None}),
+        fusion=replace(base.fusion, **{k: v for k, v in wished_fusion.items() if v is not None}),
         steps=base.steps if cfg.steps is None else cfg.steps,
         solver=base.solver if cfg.solver is None else cast(Solver, cfg.solver),
         history_noise=base.history_noise if cfg.history_noise is None else cfg.history_noise,
@@ -193,12 +195,19 @@ def encode(model: Model, pictures: np.ndarray) -> Tensor:
 def decode(model: Model, latents: Tensor) -> Iterator[np.ndarray]:
     """Latents (F, 16, h, w) -> pictures (8h, 8w, 3) uint8, one by one. Raises UserError if numbers ran over."""
     if not torch.isfinite(latents).all():
-        raise UserError(f"the result is not a number in {model.dtype}: run again with --dtype float32")
+        raise UserError(f"the result is not a number in {model.dtype}: {_number_advice(model.dtype)}")
     for part in latents.to(model.device, model.dtype).split(max(1, _at_once(latents) // FACTOR**2)):
         pictures = model.codec.decode(part).float()
         if not torch.isfinite(pictures).all():
-            raise UserError(f"the decoded picture is not a number in {model.dtype}: run again with --dtype float32")
+            raise UserError(f"the decoded picture is not a number in {model.dtype}: {_number_advice(model.dtype)}")
         yield from (pictures * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _number_advice(dtype: torch.dtype) -> str:
+    """What helps when numbers ran over: more precision, where there is more."""
+    if dtype != torch.float32:
+        return "run again with --dtype float32"
+    return "these weights cannot do it with these settings; lower the fusion weights or --strength, or add steps"
 
 
 def _at_once(x: Tensor) -> int:
@@ -221,6 +230,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto": bfloat16 where the device computes with it, float32 elsewhere."""
     if name == "auto":
         name = "bfloat16" if _computes_bfloat16(device) else "float32"
+    elif device.type == "cpu" and (name == "float16" or (name == "bfloat16" and not _computes_bfloat16(device))):
+        log.warning("this processor does not compute in %s, which makes it slow: --dtype float32 is faster", name)
     return _DTYPES[name]
 
 

@@ -221,9 +221,8 @@ def bundle(
     require_extra()
     from typing import cast
 
-    from ..model.config import FusionConfig
+    from ..model.config import FusionConfig, SamplingConfig
     from ..model.flow import Solver
-    from ..model.sampling import SamplingConfig
     from ..training.bundle import bundle as write
 
     fusion = FusionConfig(source=fusion_source, driving=fusion_driving, history=fusion_history, rescale=fusion_rescale)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from ..errors import UserError
 from ..model.adapter import load_adapter, save_adapter
-from ..model.sampling import SamplingConfig
+from ..model.config import SamplingConfig
 from .setup import ADAPTER_FILE, BASE_FILE
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
+from ..model.checks import build
 from ..model.config import AdapterConfig, BaseArchitecture
 from ..model.fusion import BRANCHES
-from .tables import build, read_toml
+from .tables import read_toml
 
 __all__ = ["TrainConfig", "config_from_json", "load_config", "parse_config", "read_toml", "with_overrides"]
 

@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from ...errors import MediaError, UserError
+from ...model.checks import build
 from ...signals.images import load_image
 from ...signals.video import VideoReader
-from ..tables import build, read_toml
+from ..tables import read_toml
 from .augmentation import DriverChanges
 
 SPLITS = ("train", "heldout")
