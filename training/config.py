@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
-from ..model.checks import build
+from ..model.checks import build, check_fields, shortened
 from ..model.config import AdapterConfig, BaseArchitecture
 from ..model.fusion import BRANCHES
 from .tables import read_toml
@@ -201,6 +201,7 @@ class TrainConfig:
     info: dict[str, str] | None = None  # goes into the saved files: title, licence, ...
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require(self.steps > 0 or self.minutes > 0, "set a budget: `steps` or `minutes`")
         _require(len(self.stages) > 0, "at least one [[stage]] is needed")
         ends = [s.until for s in self.stages]
@@ -235,6 +236,12 @@ def parse_config(table: dict[str, Any], name: str = "configuration") -> TrainCon
     Raises `UserError` that names the setting.
     """
     table = dict(table)
+    for key in ("base", "adapter"):
+        if not isinstance(table.get(key, {}), dict):
+            raise UserError(f"{name}: {key} must be a table, got {shortened(table[key])}")
+    stages = table.get("stage", [])
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise UserError(f"{name}: stage must be a list of tables, got {shortened(stages)}")
     architecture = table.get("base", {}).get("architecture")
     if architecture is None:
         raise UserError(f"{name}: [base.architecture] is missing: width, depth, heads, ...")

@@ -30,7 +30,9 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path} extends itself, by way of {' and '.join(p.name for p in above)}: remove one `extends`")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8: save it as UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     other = table.pop("extends", None)
     if other is None:
