@@ -49,7 +49,7 @@ def test_the_command_line_refuses_them_before_anything_is_read(svdp, tmp_path: P
     files = ("-s", tmp_path / "no.png", "-d", tmp_path / "no.mp4", "-o", tmp_path / "o.mp4")
     for option in ("--strength", "--fusion-source", "--crop-scale", "--dilation", "--detail", "--history-noise"):
         code, said = svdp("animate", *files, option, "nan")
-        assert code == 2 and option.strip("-").split("-")[0] in said and "nan" in said  # by typer, or by the settings
+        assert code == 2 and option.strip("-").split("-")[0] in said  # by typer, or by the settings
     assert list(tmp_path.iterdir()) == []
 
 
