@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from svdp.cli.config import find_weights
+from svdp.animation.config import find_weights
 from svdp.errors import UserError
 from svdp.model.adapter import Adapter, AdapterFile, save_adapter
 from svdp.model.config import AdapterConfig, BaseArchitecture

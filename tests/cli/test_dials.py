@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from svdp.cli.config import AnimateConfig, WeightFiles
+from svdp.animation.config import AnimateConfig, WeightFiles
 from svdp.errors import UserError
 
 NUMBERS = {  # dial -> values that have no meaning
@@ -54,8 +54,8 @@ def test_the_command_line_refuses_them_before_anything_is_read(svdp, tmp_path: P
 
 
 def test_float32_is_advised_only_where_it_helps(settings: AnimateConfig, tiny_weights: Path) -> None:
-    from svdp.cli.config import find_weights
-    from svdp.cli.pipeline import decode, load_model
+    from svdp.animation.config import find_weights
+    from svdp.animation.pipeline import decode, load_model
 
     model = load_model(replace(settings, weights=find_weights(tiny_weights), device="cpu", dtype="float32"))
     latents = torch.full((1, 16, 8, 8), float("nan"))
@@ -66,7 +66,7 @@ def test_float32_is_advised_only_where_it_helps(settings: AnimateConfig, tiny_we
 
 
 def test_float16_on_a_processor_warns_and_offers_the_other(caplog: pytest.LogCaptureFixture) -> None:
-    from svdp.cli.pipeline import choose_dtype
+    from svdp.animation.pipeline import choose_dtype
 
     with caplog.at_level(logging.WARNING, "svdp"):
         assert choose_dtype("float16", torch.device("cpu")) == torch.float16

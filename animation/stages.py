@@ -1,26 +1,21 @@
-"""A run of `svdp animate`: its stages in order, what is shown of them, and what is left when one fails."""
+"""The stages of a run in order, and what is told of them."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from rich.markup import escape
 
-from ..errors import MediaError, UserError
+from ..errors import MediaError
 from ..signals.detail import transfer_detail
 from ..signals.images import load_image
 from ..signals.paste import paste_back, scaled_affine
 from ..signals.video import VideoReader, VideoWriter
-from .app import console
 from .config import AnimateConfig
 from .driver import DrivingSignals, Source, draft_rule, follow_driver, own_size, read_source
-from .interrupt import Interrupted, StopRequest
 from .output import OutputFile
-from .progress import Screen, Stage
 from .sheet import SheetCollector
 
 if TYPE_CHECKING:
@@ -34,31 +29,32 @@ log = logging.getLogger(__name__)
 DRAFT_PART = 16  # frames of a draft in memory together
 
 
-def run(cfg: AnimateConfig) -> int:
-    """Animate as `cfg` says; returns the exit code. Raises UserError, with nothing under the output's name then."""
-    began = time.monotonic()
-    output = OutputFile(cfg.output, overwrite=cfg.overwrite, inputs=(cfg.source, cfg.driving))
-    try:
-        with StopRequest() as stop, Screen(console) as screen:
-            frames = Animation(cfg, output, screen, stop).run()
-    except Interrupted as interrupted:
-        console.print(f"[yellow]{interrupted}:[/] {escape(output.settle())}", soft_wrap=True)
-        return interrupted.exit_code
-    except UserError as error:
-        if not output.started:
-            raise
-        raise type(error)(f"{error}; {output.settle()}") from error
-    print(cfg.output)
-    if cfg.contact_sheet and output.sheet.exists():
-        print(output.sheet)
-    console.print(f"[green]{frames} frames in {time.monotonic() - began:.1f} s[/]", soft_wrap=True)
-    return 0
+class Stage(Protocol):
+    """One stage of a run that is under way."""
+
+    def advance(self, units: int = 1) -> None: ...
+
+    def done(self) -> None: ...
+
+
+class Display(Protocol):
+    """Where a run tells how far it is."""
+
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> Stage: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class Stop(Protocol):
+    """Asked between steps and frames: `check` raises `Cancelled` if the run is to end there."""
+
+    def check(self) -> None: ...
 
 
 class Animation:
     """The stages of one run."""
 
-    def __init__(self, cfg: AnimateConfig, output: OutputFile, screen: Screen, stop: StopRequest) -> None:
+    def __init__(self, cfg: AnimateConfig, output: OutputFile, screen: Display, stop: Stop) -> None:
         self.cfg, self.output, self.screen, self.stop = cfg, output, screen, stop
 
     def run(self) -> int:
