@@ -15,8 +15,8 @@ from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_t
 from ..signals.motion import align_motion
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
-from ..signals.video import VideoReader
 from .config import AnimateConfig
+from .media import Clip
 
 DRAFT_SCALE = 1.7  # side of a draft's square / size of the face
 DRAFT_LEAST, DRAFT_MOST = 128, 1024  # pixels of its side
@@ -56,7 +56,7 @@ def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> So
     return Source(picture, track, rule, crop, crop_frame(picture, crop.affines[0], crop.size))
 
 
-def follow_driver(reader: VideoReader, cfg: AnimateConfig, on_frame: Callable[[int], None]) -> FaceTrack:
+def follow_driver(reader: Clip, cfg: AnimateConfig, on_frame: Callable[[int], None]) -> FaceTrack:
     """First reading: the face in every frame; frames are not kept. Raises MediaError or NoFaceError."""
     try:
         return track_faces(reader, float(reader.info.fps), select=cfg.select_face, on_frame=on_frame)
@@ -81,7 +81,7 @@ def own_size(source: Source) -> int:
 class DrivingSignals:
     """Second reading: the driver's frames in order, cropped like the source and masked to the chosen regions."""
 
-    def __init__(self, reader: VideoReader, track: FaceTrack, source: Source, cfg: AnimateConfig) -> None:
+    def __init__(self, reader: Clip, track: FaceTrack, source: Source, cfg: AnimateConfig) -> None:
         if cfg.motion == "relative" and cfg.reference >= track.num_frames:
             raise UserError(f"--reference {cfg.reference} is not among the driver's {track.num_frames} frames")
         own = plan_crop(track, source.rule)

@@ -22,7 +22,7 @@ from ..model.config import AdapterConfig, SamplingConfig, SegmentConfig, Solver,
 from ..model.sampling import SegmentResult, SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.crops import CropConfig
-from .config import AnimateConfig
+from .config import AnimateConfig, WeightFiles
 from .driver import DrivingFrames, DrivingSignals
 
 log = logging.getLogger(__name__)
@@ -63,37 +63,65 @@ class AnimatedFrame:
     posed: PosedFrame | None = None
 
 
-def load_model(cfg: AnimateConfig) -> Model:
-    """Read base, adapter and autoencoder and settle what `cfg` leaves open.
+@dataclass(frozen=True)
+class LoadedModel:
+    """Base, adapter and autoencoder in memory, for any number of runs; several threads may use it at once.
+
+    `info` is the adapter file's free metadata.
+    """
+
+    weights: WeightFiles
+    denoiser: Denoiser
+    codec: PictureCodec
+    info: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_weights(weights: WeightFiles, device_name: str, dtype_name: str, strength: float = 1.0) -> LoadedModel:
+    """Read base, adapter and autoencoder.
 
     Raises UserError: a file is missing, damaged or of another kind; the adapter is for another base (both named); the
-    device or precision is not to be had; more history than the segment is long.
+    device or precision is not to be had.
     """
-    device = choose_device(cfg.device)
-    dtype = choose_dtype(cfg.dtype, device)
-    file = load_adapter(cfg.weights.adapter, dtype)
-    denoiser = Denoiser(load_transformer(cfg.weights.base, dtype), file.adapter, cfg.strength)
-    merge_lora(denoiser.transformer, file.lora, cfg.strength)
+    device = choose_device(device_name)
+    dtype = choose_dtype(dtype_name, device)
+    file = load_adapter(weights.adapter, dtype)
+    denoiser = Denoiser(load_transformer(weights.base, dtype), file.adapter, strength)
+    merge_lora(denoiser.transformer, file.lora, strength)
     denoiser.requires_grad_(False).train(False).to(device)
-    adapter = file.adapter.config
-    if adapter.base.channels != LATENT_CHANNELS:
+    channels = file.adapter.config.base.channels
+    if channels != LATENT_CHANNELS:
         raise UserError(
-            f"base model {cfg.weights.base} has {adapter.base.channels} latent channels, but autoencoders of SD3 have "
+            f"base model {weights.base} has {channels} latent channels, but autoencoders of SD3 have "
             f"{LATENT_CHANNELS}: give another base and its adapter"
         )
+    codec = load_autoencoder(weights.autoencoder, device, dtype)
+    return LoadedModel(weights, denoiser, codec, file.info, device, dtype)
+
+
+def load_model(cfg: AnimateConfig) -> Model:
+    """Read a model as `load_weights` does, and settle what `cfg` leaves open."""
+    return settled(load_weights(cfg.weights, cfg.device, cfg.dtype, cfg.strength), cfg)
+
+
+def settled(loaded: LoadedModel, cfg: AnimateConfig) -> Model:
+    """The model with one run's settings over its own. Raises UserError: a resolution that does not fit it; more
+    history than the segment is long."""
+    adapter = loaded.denoiser.adapter.config
     resolution = cfg.resolution or adapter.resolution
     _check_resolution(resolution, adapter)
     return Model(
-        denoiser=denoiser,
-        codec=load_autoencoder(cfg.weights.autoencoder, device, dtype),
-        sampling=sampling_config(cfg, file.info),
+        denoiser=loaded.denoiser,
+        codec=loaded.codec,
+        sampling=sampling_config(cfg, loaded.info),
         segments=SegmentConfig(
             length=cfg.segment_length or adapter.segment_length,
             num_history=adapter.num_history if cfg.history is None else cfg.history,
         ),
         crop=CropConfig(size=resolution, scale=cfg.crop_scale or adapter.crop_scale),
-        device=device,
-        dtype=dtype,
+        device=loaded.device,
+        dtype=loaded.dtype,
     )
 
 

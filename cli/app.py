@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from ..errors import UserError
 
-COMMANDS = ("animate", "evaluate", "train")  # modules of this package, in the order of the help page
+COMMANDS = ("animate", "batch", "evaluate", "train")  # modules of this package, in the order of the help page
 EXIT_USER_ERROR = 2
 
 console = Console(stderr=True, highlight=False)
@@ -38,7 +38,10 @@ def build_app() -> typer.Typer:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 the user's input is at fault, 130 or 143 interrupted."""
+    """Run the command line and exit.
+
+    0: done; 1: jobs of a list failed; 2: the user's input is at fault; 130 or 143: interrupted.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_LogLine()], force=True)
     try:
         build_app()(arguments)

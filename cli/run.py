@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from rich.markup import escape
 
+from ..animation.api import output_of
+from ..animation.api import run as animate
 from ..animation.config import AnimateConfig
-from ..animation.output import OutputFile
-from ..animation.stages import Animation
-from ..errors import UserError
+from ..animation.media import Media
 from .app import console
 from .interrupt import Interrupted, StopRequest
 from .progress import Screen
@@ -17,20 +15,15 @@ from .progress import Screen
 
 def run(cfg: AnimateConfig) -> int:
     """Animate as `cfg` says; returns the exit code. Raises UserError, with nothing under the output's name then."""
-    began = time.monotonic()
-    output = OutputFile(cfg.output, overwrite=cfg.overwrite, inputs=(cfg.source, cfg.driving))
+    output = output_of(cfg, Media())
     try:
         with StopRequest() as stop, Screen(console) as screen:
-            frames = Animation(cfg, output, screen, stop).run()
+            result = animate(cfg, output, screen, stop)
     except Interrupted as interrupted:
-        console.print(f"[yellow]{interrupted}:[/] {escape(output.settle())}", soft_wrap=True)
+        console.print(f"[yellow]{interrupted}:[/] {escape(interrupted.kept)}", soft_wrap=True)
         return interrupted.exit_code
-    except UserError as error:
-        if not output.started:
-            raise
-        raise type(error)(f"{error}; {output.settle()}") from error
     print(cfg.output)
-    if cfg.contact_sheet and output.sheet.exists():
-        print(output.sheet)
-    console.print(f"[green]{frames} frames in {time.monotonic() - began:.1f} s[/]", soft_wrap=True)
+    if result.sheet is not None:
+        print(result.sheet)
+    console.print(f"[green]{result.num_frames} frames in {result.seconds:.1f} s[/]", soft_wrap=True)
     return 0
