@@ -1,4 +1,4 @@
-"""Animating one portrait end to end; the only module of the command line that touches the model."""
+"""The model at work; of this package it alone imports torch and diffusers."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ RULES = {
     "heads": _rule("heads signals errors", MEDIA | {"numba", "torch"}),
     "evaluation": _rule("evaluation model signals errors", TORCH | MEDIA | EMBEDDERS | {"matplotlib", "rich", "tomli"}),
     "nodes": _rule("nodes evaluation heads model model.backends signals errors", TORCH | COMFY),
-    "animation": _rule("animation heads model model.backends signals errors", TORCH | MEDIA),
+    "animation": _rule("animation heads model model.backends signals errors", TORCH | MEDIA | {"tomli"}),
     "cli": _rule(
         "cli animation training training.data heads evaluation model model.backends signals errors",
         TORCH | MEDIA | {"rich", "typer"},

@@ -26,7 +26,8 @@ def resident():
 settings = {"max_frames": 2, "steps": 1, "contact_sheet": False}
 jobs = [Job(Path(source), Path(driving), Path(out, f"{n}.mp4"), {**settings, "seed": n}) for n in range(int(count))]
 used = []
-outcomes = svdp.run_jobs(jobs, svdp.load_model(weights, device="cpu"), out, on_outcome=lambda _: used.append(resident()))
+model = svdp.load_model(weights, device="cpu")
+outcomes = svdp.run_jobs(jobs, model, out, on_outcome=lambda outcome: used.append(resident()))
 print(json.dumps({"used": used, "states": [o.state for o in outcomes]}))
 """
 
