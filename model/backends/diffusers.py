@@ -233,18 +233,20 @@ def read_architecture(path: Path | str) -> BaseArchitecture:
 
 def _open_base(path: Path) -> tuple[WeightFile, str, BaseArchitecture]:
     """Headers of a base, what its tensors' names begin with, and its shape."""
-    if not path.is_dir():
-        file = WeightFile.open(path, "base model")
-        try:
-            return file, prefix_of(file.entries), architecture_of(strip_prefix(file.entries))
-        except UserError as error:
-            raise UserError(f"base model {path}: {error}") from error
-    folder = path / "transformer" if (path / "transformer").is_dir() else path
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{path} is not a diffusers model: there is no config.json in it or in its transformer folder")
-    base = _SD3Settings.read(folder / "config.json")
-    file = WeightFile.open_folder(folder, "base model")
-    return file, "", base
+    if path.is_dir():
+        folder = path / "transformer" if (path / "transformer").is_dir() else path
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{path} is not a diffusers model: there is no config.json in it or in its transformer folder"
+            )
+        base = _SD3Settings.read(folder / "config.json")
+        file = WeightFile.open_folder(folder, "base model")
+    else:
+        base, file = None, WeightFile.open(path, "base model")
+    try:
+        return file, prefix_of(file.entries), base or architecture_of(strip_prefix(file.entries))
+    except UserError as error:
+        raise UserError(f"base model {path}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

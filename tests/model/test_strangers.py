@@ -270,6 +270,49 @@ def test_settings_of_a_folder_that_cannot_be(name: str, value: Any, named: str, 
     assert named in message(lambda: load_transformer(folder), folder)
 
 
+def test_a_folder_with_weights_of_something_else(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "transformer"
+    shutil.copytree(whole / "model" / "transformer", folder)
+    save_file({"unet.x": torch.zeros(1)}, folder / "diffusion_pytorch_model.safetensors")
+    assert "no SD3-family transformer" in message(lambda: load_transformer(folder), folder)
+
+
+VAE = {
+    "_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2, "latent_channels": 16, "norm_num_groups": 8, "layers_per_block": 1,
+    "use_quant_conv": False, "use_post_quant_conv": False, "scaling_factor": 1.5, "shift_factor": 0.06,
+}  # fmt: skip
+VAE_SETTINGS = [
+    ("block_out_channels", [8, 0]), ("block_out_channels", [8, 9]), ("block_out_channels", 8),
+    ("block_out_channels", [8] * 999), ("down_block_types", ["Evil"] * 2), ("up_block_types", None),
+    ("layers_per_block", 10**9), ("norm_num_groups", 0), ("scaling_factor", float("nan")), ("scaling_factor", 0),
+    ("shift_factor", "1"), ("act_fn", "__import__"), ("in_channels", 4), ("use_quant_conv", 1),
+    ("latent_channels", "16"), ("_class_name", ["AutoencoderKL"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), VAE_SETTINGS)
+def test_settings_of_an_autoencoder_that_cannot_be(name: str, value: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**VAE, name: value}))
+    said = message(lambda: load_autoencoder(folder, "cpu", torch.float32), folder)
+    assert ("class" if name == "_class_name" else name) in said
+
+
+def test_tensors_of_a_folder_s_autoencoder_are_checked(tmp_path: Path) -> None:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    folder, path = tmp_path / "vae", tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    arguments: dict[str, Any] = {k: v for k, v in VAE.items() if k != "_class_name"}
+    AutoencoderKL(**arguments).save_pretrained(folder)
+    load_autoencoder(folder, "cpu", torch.float32)
+    state, name = load_file(path), "encoder.conv_in.weight"
+    for changed in (None, state[name].flatten(), state[name].to(torch.int8), state[name] * float("nan")):
+        save_file({k: changed if k == name else v for k, v in state.items() if k != name or changed is not None}, path)
+        assert name in message(lambda: load_autoencoder(folder, "cpu", torch.float32), folder)
+
+
 def test_a_folder_in_parts_loads(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "transformer"
     shutil.copytree(whole / "model" / "transformer", folder)
