@@ -15,3 +15,9 @@ class MediaError(UserError):
 
 class AdapterMismatchError(UserError):
     """An adapter file does not fit the model it is used with, or is not an adapter file."""
+
+
+class Cancelled(Exception):
+    """A run was asked to stop, and did at a safe point. `kept` says in words what is left of it."""
+
+    kept = "nothing was written"

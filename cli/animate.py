@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from ..animation.config import REGIONS, AnimateConfig, find_weights
 from . import options as o
-from .config import REGIONS, AnimateConfig, find_weights
 
 
 def register(app: typer.Typer) -> None:
@@ -100,6 +100,6 @@ def animate(
         draft=draft,
         detail=detail,
     )
-    from .animation import run  # brings torch, OpenCV and PyAV: not for `--help`
+    from .run import run  # brings torch, OpenCV and PyAV: not for `--help`
 
     raise typer.Exit(run(cfg))

@@ -9,16 +9,16 @@ import logging
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..animation.version import installed_version
 from ..errors import UserError
 
-COMMANDS = ("animate", "evaluate", "train")  # modules of this package, in the order of the help page
+COMMANDS = ("animate", "batch", "evaluate", "train")  # modules of this package, in the order of the help page
 EXIT_USER_ERROR = 2
 
 console = Console(stderr=True, highlight=False)
@@ -41,7 +41,10 @@ def build_app() -> typer.Typer:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 the user's input is at fault, 130 or 143 interrupted."""
+    """Run the command line and exit.
+
+    0: done; 1: jobs of a list failed; 2: the user's input is at fault; 130 or 143: interrupted.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_LogLine()], force=True)
     try:
         build_app()(arguments)
@@ -71,14 +74,6 @@ def _print_version(on: bool) -> None:
     if on:
         print(f"svdp {installed_version()}")
         raise typer.Exit
-
-
-def installed_version() -> str:
-    """Version of the installed distribution, or "unknown" when run from files that are not installed."""
-    try:
-        return version("video-driven-portraits")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class _LogLine(logging.Handler):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..animation.config import AnimateConfig, find_weights
 from ..errors import UserError
 from . import options as o
-from .config import AnimateConfig, find_weights
 from .pairs import add_drafts, animate_pairs, crop_rule, measure_pairs, write_portraits, write_text
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ import torch
 import typer
 from torch import autocast
 
+from ..animation.config import AnimateConfig
+from ..animation.pipeline import Model, decode, load_model
 from ..errors import NoFaceError, UserError
 from ..evaluation.heldout import HeldoutClip, evaluate_clip, pool
 from ..model.backends.diffusers_vae import load_autoencoder
@@ -21,8 +23,6 @@ from ..model.sampling import SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.images import save_image
 from ..training.data.shards import describe_shards, read_shard
-from .config import AnimateConfig
-from .pipeline import Model, decode, load_model
 from .train import EXTRA
 
 if TYPE_CHECKING:

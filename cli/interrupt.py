@@ -7,10 +7,12 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+from ..errors import Cancelled
+
 log = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):
+class Interrupted(Cancelled):
     """The run was asked to stop. `signal_number` says by what; the shell's convention for the exit code is 128 + it."""
 
     def __init__(self, signal_number: int) -> None:

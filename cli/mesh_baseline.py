@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..animation.config import AnimateConfig
 from ..heads.puppet import perform
 from ..heads.scene import Studio, make_portrait
 from ..signals.crops import CropConfig
@@ -16,7 +17,6 @@ from ..signals.track import detect_face, track_faces
 from ..signals.video import VideoReader, VideoWriter
 from ..training.data.identities import open_studio
 from ..training.data.sources import DataConfig
-from .config import AnimateConfig
 
 if TYPE_CHECKING:
     from ..evaluation.manifest import Pair

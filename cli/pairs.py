@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..animation.config import AnimateConfig, WeightFiles
 from ..errors import MediaError, UserError
-from .config import AnimateConfig, WeightFiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ def write_portraits(pairs: Sequence[Pair], configs: dict[str, AnimateConfig], ou
 
 def animate_pairs(configs: dict[str, AnimateConfig], out: Path, *, reuse: bool, overwrite: bool) -> None:
     """Animate what is not there already. Raises UserError; exits with the run's code if one is interrupted."""
-    from .animation import run
+    from .run import run
 
     made = _read_made(out)
     there = [name for name, cfg in configs.items() if cfg.output.exists()]

@@ -46,6 +46,11 @@ class Screen:
         """A new line."""
         return Stage(self._progress, self._progress.add_task(name, total=total, unit=unit))
 
+    def clear(self) -> None:
+        """Take all stages away."""
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+
     def say(self, text: str) -> None:
         """A line above the bars."""
         self.console.print(text, soft_wrap=True)

@@ -216,19 +216,19 @@ def bundle(
     fusion_rescale: Annotated[
         float, typer.Option(help="how much of the contrast that the weights add is taken back.", min=0, max=1)
     ] = 0.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of that name.")] = False,
 ) -> None:
     """Put trained weights together as users get them; `svdp animate --weights OUT` takes the folder."""
     require_extra()
     from typing import cast
 
-    from ..model.config import FusionConfig
+    from ..model.config import FusionConfig, SamplingConfig
     from ..model.flow import Solver
-    from ..model.sampling import SamplingConfig
     from ..training.bundle import bundle as write
 
     fusion = FusionConfig(source=fusion_source, driving=fusion_driving, history=fusion_history, rescale=fusion_rescale)
     sampling = SamplingConfig(steps=steps, shift=shift, solver=cast(Solver, solver), fusion=fusion)
-    for path in write(run, autoencoder, out, name, sampling):
+    for path in write(run, autoencoder, out, name, sampling, overwrite=overwrite):
         print(path)
 
 

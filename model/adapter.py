@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import AdapterMismatchError
+from ..errors import AdapterMismatchError, UserError
 from .attention import FullVideoAttention, Operations, zero_init
-from .config import AdapterConfig, BaseArchitecture, adapter_config_from_json
+from .checks import read_json, shortened
+from .config import AdapterConfig, BaseArchitecture, adapter_config_from_json, sampling_from_info
+from .files import WeightFile, cast_weights, check_tensors, is_finite, is_float
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +136,14 @@ def save_adapter(path: Path | str, file: AdapterFile, dtype: torch.dtype = torch
 
 
 def load_adapter(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> AdapterFile:
-    """Read an adapter file. Raises `AdapterMismatchError` if it is not one, is damaged, or is of a newer format."""
-    parts = split_adapter(path, *_read(path))
-    adapter = Adapter(parts.config)
-    adapter.load_state_dict({k: v.to(dtype) for k, v in parts.weights.items()})
-    lora = {k: v.to(dtype) for k, v in parts.lora.items()}
+    """Read an adapter file. Raises `AdapterMismatchError` if it is not one, is damaged, is of a newer format, or holds
+    a setting or a tensor that it should not: the message names which."""
+    file = WeightFile.open(path, "adapter file", AdapterMismatchError)
+    _check_header(path, file.header)
+    parts = split_adapter(path, file.header, file.read())
+    adapter, where = Adapter(parts.config), f"adapter file {path}"
+    adapter.load_state_dict(cast_weights(where, parts.weights, dtype, AdapterMismatchError))
+    lora = cast_weights(where, parts.lora, dtype, AdapterMismatchError)
     return AdapterFile(adapter.to(device, dtype), lora, parts.info)
 
 
@@ -153,46 +158,61 @@ class AdapterParts:
 
 
 def split_adapter(path: Path | str, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> AdapterParts:
-    """Check and take apart a file that the backend has read. Raises `AdapterMismatchError` naming `path` and what is
-    wrong: not an adapter, of a newer format, or tensors that its header does not speak of."""
+    """Check and take apart a file that the backend has read: names, shapes, types and ranges of all that is in it.
+
+    Raises `AdapterMismatchError` naming `path` and what is wrong: not an adapter, of a newer format, a setting that
+    cannot be, tensors that its header does not speak of, numbers that are not finite.
+    """
+    _check_header(path, header)
+    where = f"adapter file {path}"
+    try:
+        settings = read_json(header["svdp.config"], f"{where}, svdp.config")
+        config = adapter_config_from_json(settings, f"{where}, svdp.config")
+        info = read_json(header.get("svdp.info", "{}"), f"{where}, svdp.info")
+        sampling_from_info(info, f"{where}, svdp.info")
+    except UserError as error:
+        raise AdapterMismatchError(str(error)) from error
+    lora = {k.removeprefix(LORA_PREFIX): v for k, v in tensors.items() if k.startswith(LORA_PREFIX)}
+    own = {k: v for k, v in tensors.items() if not k.startswith(LORA_PREFIX)}
+    expected = Adapter(config, device="meta").state_dict()
+    check_tensors(f"{where} does not hold what its header says", expected, own, AdapterMismatchError)
+    _check_lora(where, lora)
+    bad = next((k for k, v in tensors.items() if not is_finite(v)), None)
+    if bad is not None:
+        raise AdapterMismatchError(f"{where}: {bad} has numbers that are not finite: get the file again")
+    return AdapterParts(config, own, lora, info)
+
+
+def _check_header(path: Path | str, header: Mapping[str, str]) -> None:
     if "svdp.config" not in header:
         raise AdapterMismatchError(f"{path} is not an SVDP adapter: its header has no svdp.config")
-    version = int(header.get("svdp.format", "0"))
-    if version > FORMAT_VERSION:
+    version = header.get("svdp.format", "0")
+    if not re.fullmatch(r"[0-9]{1,6}", version):
+        raise AdapterMismatchError(f"adapter file {path}, svdp.format must be a whole number, got {shortened(version)}")
+    if int(version) > FORMAT_VERSION:
         raise AdapterMismatchError(
             f"{path} has adapter format {version}; this version reads up to {FORMAT_VERSION}: update"
         )
-    config = adapter_config_from_json(json.loads(header["svdp.config"]))
-    lora = {k.removeprefix(LORA_PREFIX): v for k, v in tensors.items() if k.startswith(LORA_PREFIX)}
-    own = {k: v for k, v in tensors.items() if not k.startswith(LORA_PREFIX)}
-    _check_tensors(path, Adapter(config, device="meta").state_dict(), own)
-    return AdapterParts(config, own, lora, json.loads(header.get("svdp.info", "{}")))
 
 
-def _read(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(str(path), "pt") as f:
-            return dict(f.metadata() or {}), {k: f.get_tensor(k) for k in f.keys()}
-    except FileNotFoundError as error:
-        raise AdapterMismatchError(f"adapter file {path} does not exist") from error
-    except (SafetensorError, OSError) as error:
-        raise AdapterMismatchError(
-            f"adapter file {path} is damaged or not safetensors ({error}): get it again"
-        ) from error
-
-
-def _check_tensors(path: Path | str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    problems = [f"{k} is missing" for k in expected.keys() - found.keys()]
-    problems += [f"{k} is unknown" for k in found.keys() - expected.keys()]
-    problems += [
-        f"{k} is {tuple(found[k].shape)}, expected {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in found and found[k].shape != v.shape
-    ]
-    if problems:
-        raise AdapterMismatchError(
-            f"adapter file {path} does not hold what its header says: {'; '.join(sorted(problems)[:4])}"
-        )
+def _check_lora(where: str, lora: Mapping[str, Tensor]) -> None:
+    """LoRA deltas come in pairs: A (rank, in) and B (out, rank) of the same layer."""
+    for name, tensor in lora.items():
+        layer, _, end = name.rpartition(".")
+        layer, _, half = layer.rpartition(".")
+        if end != "weight" or half not in ("A", "B") or not layer:
+            raise AdapterMismatchError(f"{where}: {LORA_PREFIX}{shortened(name, plain=True)} is unknown")
+        other = lora.get(f"{layer}.{'B' if half == 'A' else 'A'}.weight")
+        if other is None:
+            raise AdapterMismatchError(f"{where}: {LORA_PREFIX}{name} is without its other half")
+        if not is_float(tensor):
+            raise AdapterMismatchError(f"{where}: {LORA_PREFIX}{name} is not of floating point")
+        a, b = (tensor, other) if half == "A" else (other, tensor)
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
+            raise AdapterMismatchError(
+                f"{where}: {LORA_PREFIX}{layer} has A {tuple(a.shape)} and B {tuple(b.shape)}, expected (rank, in) and "
+                "(out, rank)"
+            )
 
 
 def check_base(config: AdapterConfig, base: BaseArchitecture) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import Conv2d
 from torch.nn import functional as F
 
 from ..errors import UserError
+from .files import WeightFile, cast_weights, check_tensors
 
 WIDTH = 64
 LATENT_CHANNELS = 16
@@ -23,6 +23,7 @@ SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609  # model space = (raw VAE latent - shift) 
 ENCODER_PREFIX, DECODER_PREFIX = "taesd_encoder.", "taesd_decoder."
 # What turns TAESD's latents (model space) into raw ones where the backend expects raw ones; not weights of ours.
 COMFY_KEYS = ("vae_scale", "vae_shift")
+_REMEDY = "; use the bundled one, or the encoder and decoder of TAESD3 as a pair"
 
 
 def _conv(n_in: int, n_out: int, stride: int = 1, bias: bool = True) -> Conv2d:
@@ -161,12 +162,13 @@ class TinyAutoencoder(nn.Module):
         Raises UserError if a file is missing, unreadable, or not a 16-channel TAESD.
         """
         if decoder is None:
-            state = {k: v for k, v in _read(encoder).items() if k not in COMFY_KEYS}
+            state = _read(encoder)
         else:
             state = _prefixed(_read(encoder), ENCODER_PREFIX) | _prefixed(_read(decoder), DECODER_PREFIX)
         model = cls()
-        _check_state(state, model.state_dict(), f"{encoder}" if decoder is None else f"{encoder} with {decoder}")
-        model.load_state_dict(state)
+        where = f"autoencoder {encoder}" if decoder is None else f"autoencoder {encoder} with {decoder}"
+        check_tensors(f"{where} is not a 16-channel TAESD", model.state_dict(), state, hint=_REMEDY)
+        model.load_state_dict(cast_weights(where, state, torch.float32))
         for module in model.modules():
             if isinstance(module, Block):
                 module.skipped = not any(bool(p.any()) for p in module.parameters())
@@ -182,33 +184,11 @@ def _check_pictures(x_B3HW: Tensor) -> None:
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file in float32."""
-    if not Path(path).is_file():
-        raise UserError(f"autoencoder file {path} does not exist: check the path")
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key).float() for key in file.keys()}
-    except SafetensorError as error:
-        raise UserError(f"autoencoder {path} is not a readable safetensors file ({error}): get it anew") from error
+    """All tensors of a safetensors file, but those that are ComfyUI's."""
+    file = WeightFile.open(path, "autoencoder")
+    return file.read(name for name in file.entries if name not in COMFY_KEYS)
 
 
 def _prefixed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The same weights under `prefix`, whether or not the file had it."""
-    return {prefix + key.removeprefix(prefix): value for key, value in state.items() if key not in COMFY_KEYS}
-
-
-def _check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> None:
-    missing = sorted(wanted.keys() - state.keys())
-    unknown = sorted(state.keys() - wanted.keys())
-    wrong = sorted(k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape)
-    if not (missing or unknown or wrong):
-        return
-    first = [
-        f"{len(keys)} {what} (first: {keys[0]})"
-        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
-        if keys
-    ]
-    raise UserError(
-        f"{name} is not a 16-channel TAESD autoencoder, weights: {', '.join(first)}. "
-        "Use the bundled one, or the encoder and decoder of TAESD3 as a pair"
-    )
+    return {prefix + key.removeprefix(prefix): value for key, value in state.items()}

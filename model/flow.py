@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .config import Solver
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x at sigma, sigma) -> noise - x0
 StepCallback = Callable[[int, Tensor], None]  # (steps done, predicted x0); may raise to stop
-Solver = Literal["euler", "dpmpp_2m"]
 SOLVERS: tuple[Solver, ...] = ("euler", "dpmpp_2m")
 
 

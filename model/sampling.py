@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from .adapter import Adapter
-from .config import AdapterConfig, FusionConfig
-from .flow import Solver, sigma_schedule, solver_by_name
+from .config import AdapterConfig, FusionConfig, SamplingConfig
+from .flow import sigma_schedule, solver_by_name
 from .fusion import Branch, driving_map, fuse, fusion_coefficients, rescale_contrast
 from .segments import Segment, frame_noise
 from .streams import Conditions, Streams
@@ -27,26 +27,6 @@ class VideoDenoiser(Protocol):
     def prefill(self, conditions: Conditions, source: Streams | None = None) -> Streams: ...
 
     def __call__(self, z_BFCHW: Tensor, sigma_B: Tensor, *, streams: Streams, branch: Branch) -> Tensor: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How to sample: steps, sigma shift, solver, seed, fusion weights, noise added to history (0: clean)."""
-
-    steps: int = 20
-    shift: float = 3.0
-    solver: Solver = "euler"
-    seed: int = 0
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    history_noise: float = 0.0
-    start: float = 1.0  # noise level at which sampling begins: below 1 it begins from the posed source
-
-    def __post_init__(self) -> None:
-        solver_by_name(self.solver)
-        if self.steps < 1:
-            raise UserError(f"sampling needs at least 1 step, got {self.steps}")
-        if not 0.0 < self.start <= 1.0:
-            raise UserError(f"start must be above 0 and at most 1, got {self.start}")
 
 
 @dataclass(frozen=True)

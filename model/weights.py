@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from .config import BaseArchitecture
+from .files import Shaped
 
+Named = TypeVar("Named", bound=Shaped)
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 _PLAIN = {  # diffusers module -> native module, same tensors
     "pos_embed.proj": "x_embedder.proj",
@@ -49,18 +52,24 @@ _TABLE = ("pos_embed.pos_embed", "pos_embed")
 _SWAPPED_FINAL = ("norm_out.linear", "final_layer.adaLN_modulation.1")
 
 
-def strip_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(state: Mapping[str, Named]) -> dict[str, Named]:
     """The transformer's own tensors out of a checkpoint that may hold an autoencoder and text encoders too."""
+    prefix = prefix_of(state)
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def prefix_of(state: Mapping[str, Shaped]) -> str:
+    """What the names of a checkpoint's transformer begin with. Raises `UserError` if it holds no SD3-family one."""
     for prefix in PREFIXES:
         if any(k.startswith((prefix + "joint_blocks.", prefix + "transformer_blocks.")) for k in state):
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            return prefix
     raise UserError(
         "no SD3-family transformer in this file: neither joint_blocks.* nor transformer_blocks.* is there; "
         "give a Stable Diffusion 3 or 3.5 checkpoint"
     )
 
 
-def is_native(state: Mapping[str, Tensor]) -> bool:
+def is_native(state: Mapping[str, Shaped]) -> bool:
     """Whether names are the native ones (after `strip_prefix`)."""
     return any(k.startswith("joint_blocks.") for k in state)
 
@@ -130,26 +139,48 @@ def native_layer(name: str) -> tuple[str, int | None]:
     raise UserError(f"an SD3-family transformer has no layer {name} that could be adapted")
 
 
-def architecture_of(native: Mapping[str, Tensor]) -> BaseArchitecture:
-    """Read the shape of the base from native tensors. Raises `UserError` if a needed tensor is missing."""
-    try:
-        width, channels, patch, _ = native["x_embedder.proj.weight"].shape
-        depth = _depth(native, "joint_blocks")
-        qk_norm = native.get("joint_blocks.0.x_block.attn.ln_q.weight")
-        return BaseArchitecture(
-            width=width,
-            depth=depth,
-            heads=width // (qk_norm.shape[0] if qk_norm is not None else 64),
-            dual_blocks=tuple(i for i in range(depth) if f"joint_blocks.{i}.x_block.attn2.qkv.weight" in native),
-            channels=channels,
-            patch=patch,
-            table_size=round(native["pos_embed"].shape[1] ** 0.5),
-            context_dim=native["context_embedder.weight"].shape[1],
-            pooled_dim=native["y_embedder.mlp.0.weight"].shape[1],
-            qk_norm=qk_norm is not None,
-        )
-    except KeyError as error:
-        raise UserError(f"the checkpoint lacks {error.args[0]!r}: it is not a whole SD3-family transformer") from error
+_PROBES = (  # tensors whose shapes tell the architecture: native name, diffusers name, dimensions
+    (("x_embedder.proj.weight", "pos_embed.proj.weight"), 4),
+    (("pos_embed", "pos_embed.pos_embed"), 3),
+    (("context_embedder.weight", "context_embedder.weight"), 2),
+    (("y_embedder.mlp.0.weight", "time_text_embed.text_embedder.linear_1.weight"), 2),
+)
+_HEAD = ("joint_blocks.0.x_block.attn.ln_q.weight", "transformer_blocks.0.attn.norm_q.weight")
+_DUAL = ("joint_blocks.{}.x_block.attn2.qkv.weight", "transformer_blocks.{}.attn2.to_q.weight")
+
+
+def architecture_of(state: Mapping[str, Shaped]) -> BaseArchitecture:
+    """Read the shape of the base from tensors of native or diffusers names, or from a header.
+
+    Raises `UserError` naming a tensor that is missing, or of which the shape cannot be.
+    """
+    form = 0 if is_native(state) else 1
+    shapes = []
+    for names, dimensions in _PROBES:
+        name = names[form]
+        if name not in state:
+            raise UserError(f"the checkpoint lacks {name!r}: it is not a whole SD3-family transformer")
+        shape = tuple(state[name].shape)
+        if len(shape) != dimensions or 0 in shape:
+            raise UserError(f"{name} is {shape}, expected {dimensions} dimensions: this is no SD3-family base")
+        shapes.append(shape)
+    (width, channels, patch, _), table, context, pooled = shapes
+    depth = _depth(state, ("joint_blocks", "transformer_blocks")[form])
+    head = tuple(state[_HEAD[form]].shape) if _HEAD[form] in state else None
+    if head is not None and (len(head) != 1 or not head[0]):
+        raise UserError(f"{_HEAD[form]} is {head}, expected one dimension: this is no SD3-family base")
+    return BaseArchitecture(
+        width=width,
+        depth=depth,
+        heads=max(1, width // (head[0] if head is not None else 64)),
+        dual_blocks=tuple(i for i in range(min(depth, 1024)) if _DUAL[form].format(i) in state),
+        channels=channels,
+        patch=patch,
+        table_size=round(table[1] ** 0.5),
+        context_dim=context[1],
+        pooled_dim=pooled[1],
+        qk_norm=head is not None,
+    )
 
 
 def _expand(table: Mapping[str, str], depth: int) -> list[tuple[str, str]]:
@@ -159,8 +190,8 @@ def _expand(table: Mapping[str, str], depth: int) -> list[tuple[str, str]]:
     return pairs
 
 
-def _depth(state: Mapping[str, Tensor], stem: str) -> int:
-    numbers = [int(m.group(1)) for k in state if (m := re.match(rf"{stem}\.(\d+)\.", k))]
+def _depth(state: Mapping[str, Shaped], stem: str) -> int:
+    numbers = [int(m.group(1)) for k in state if (m := re.match(rf"{stem}\.([0-9]{{1,9}})\.", k))]
     if not numbers:
         raise UserError(f"the checkpoint holds no {stem}: it is not an SD3-family transformer")
     return max(numbers) + 1

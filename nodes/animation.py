@@ -26,9 +26,8 @@ from ..model.backends.comfy import LoadedAdapter, apply_adapter, load_adapter, o
 from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
 from ..model.backends.comfy_sampling import sample_video, segment_plan
 from ..model.backends.comfy_signals import encode_signals, encode_source, joined
-from ..model.config import FusionConfig
+from ..model.config import FusionConfig, SamplingConfig
 from ..model.flow import sigma_schedule
-from ..model.sampling import SamplingConfig
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop, zoom_of
 from ..signals.motion import align_motion
 from ..signals.paste import paste_back

@@ -1,6 +1,6 @@
 """Imports go one way, and each layer knows only the libraries that are its own.
 
-model <- model.backends, signals <- heads <- nodes, training, evaluation <- cli; `errors` is below all.
+model <- model.backends, signals <- heads <- nodes, training, evaluation, animation <- cli; `errors` is below all.
 Nodes may also evaluate.
 """
 
@@ -35,7 +35,7 @@ def _rule(layers: str, libraries: frozenset[str] = frozenset()) -> Rule:
 
 
 RULES = {
-    "": _rule("errors nodes"),  # the root asks for the nodes inside a function
+    "": _rule("errors nodes animation"),  # the root asks for nodes and API inside functions
     "model": _rule("model errors", TORCH),
     "model.backends": _rule("model model.backends errors", TORCH),
     "signals": _rule("signals errors", MEDIA | {"mediapipe"}),
@@ -44,8 +44,9 @@ RULES = {
     "heads": _rule("heads signals errors", MEDIA | {"numba", "torch"}),
     "evaluation": _rule("evaluation model signals errors", TORCH | MEDIA | EMBEDDERS | {"matplotlib", "rich", "tomli"}),
     "nodes": _rule("nodes evaluation heads model model.backends signals errors", TORCH | COMFY),
+    "animation": _rule("animation heads model model.backends signals errors", TORCH | MEDIA | {"tomli"}),
     "cli": _rule(
-        "cli training training.data heads evaluation model model.backends signals errors",
+        "cli animation training training.data heads evaluation model model.backends signals errors",
         TORCH | MEDIA | {"rich", "typer"},
     ),
 }

@@ -21,10 +21,11 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from ..model.autoencoder import WIDTH, TinyAutoencoder
+from ..model.checks import convert
 from .checkpoint import run_folder
 from .data.autoencoder_pictures import CropsConfig, build_crops, find_files
 from .muon import Muon
-from .tables import convert, table_at
+from .tables import table_at
 
 log = logging.getLogger(__name__)
 

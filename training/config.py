@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
+from ..model.checks import build, check_fields
 from ..model.config import AdapterConfig, BaseArchitecture
 from ..model.fusion import BRANCHES
-from .tables import build, read_toml, table_at, tables_at
+from .tables import read_toml, table_at, tables_at
 
 __all__ = ["TrainConfig", "config_from_json", "load_config", "parse_config", "read_toml", "with_overrides"]
 
@@ -200,6 +201,7 @@ class TrainConfig:
     info: dict[str, str] | None = None  # goes into the saved files: title, licence, ...
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _require(self.steps > 0 or self.minutes > 0, "set a budget: `steps` or `minutes`")
         _require(len(self.stages) > 0, "at least one [[stage]] is needed")
         ends = [s.until for s in self.stages]

@@ -191,6 +191,7 @@ def _add_lora(clone: Any, adapter: LoadedAdapter, strength: float) -> None:
         key = f"diffusion_model.{native}.weight"
         width = adapter.config.base.width
         targets[name] = key if third is None else (key, (0, third * width, width))
+    _check_lora_shapes(clone, adapter.lora, targets)
     renamed = {
         k.removesuffix(".A.weight") + ".lora_A.weight"
         if k.endswith(".A.weight")
@@ -202,6 +203,20 @@ def _add_lora(clone: Any, adapter: LoadedAdapter, strength: float) -> None:
     missed = [n for n in names if targets[n] not in taken]
     if missed:
         raise AdapterMismatchError(f"the adapter's LoRA names layer {missed[0]}, which the base model lacks")
+
+
+def _check_lora_shapes(model: Any, lora: dict[str, Tensor], targets: dict[str, Any]) -> None:
+    """ComfyUI leaves a delta of another shape out and says so in its log alone; here it is refused."""
+    for name, target in targets.items():
+        key, part = (target, None) if isinstance(target, str) else target
+        try:
+            weight = comfy.utils.get_attr(model.model, key)
+        except AttributeError as error:
+            raise AdapterMismatchError(f"the adapter's LoRA names layer {name}, which the base model lacks") from error
+        has = (part[2] if part is not None else weight.shape[0], weight.shape[1])
+        found = (lora[f"{name}.B.weight"].shape[0], lora[f"{name}.A.weight"].shape[1])
+        if found != has:
+            raise AdapterMismatchError(f"the adapter's LoRA on {name} is of {found}, but the base's layer has {has}")
 
 
 def _flow_sampling(model: Any, shift: float) -> Any:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from einops import rearrange
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import AdapterMismatchError, UserError
 from ..adapter import Adapter, check_base
 from ..attention import QKV, JointBlock, attend
-from ..config import BaseArchitecture
+from ..checks import Within, build
+from ..config import BaseArchitecture, Size
+from ..files import WeightFile, cast_weights, check_tensors, read_settings
 from ..fusion import Branch
 from ..streams import BlockRunner, Conditions, Streams, copied, prefill
-from ..weights import architecture_of, is_native, strip_prefix, to_diffusers, to_native
+from ..weights import architecture_of, is_native, prefix_of, strip_prefix, to_diffusers, to_native
 
 
 class DiffusersBlock:
@@ -208,30 +210,81 @@ def build_transformer(base: BaseArchitecture) -> SD3Transformer2DModel:
 def load_transformer(path: Path | str, dtype: torch.dtype = torch.float32) -> SD3Transformer2DModel:
     """Load a base: a diffusers folder, or a single safetensors file with native or diffusers names.
 
-    Raises `UserError` if the path does not exist or holds no SD3-family transformer.
+    Names, shapes and types are checked before the model is built. Raises `UserError` naming the file and the tensor or
+    setting that is at fault, or if there is no SD3-family transformer.
     """
-    path = Path(path)
+    file, prefix, base = _open_base(Path(path))
+    entries = strip_prefix(file.entries)
+    with torch.device("meta"):
+        model = build_transformer(base)
+    where = f"base model {path}"
+    native = is_native(entries)
+    expected = to_native(model.state_dict()) if native else model.state_dict()
+    check_tensors(where, expected, entries)
+    state = cast_weights(where, strip_prefix(file.read(prefix + name for name in entries)), dtype)
+    model.load_state_dict(to_diffusers(state) if native else state, assign=True)
+    return model
+
+
+def read_architecture(path: Path | str) -> BaseArchitecture:
+    """The shape of the base in a folder or file, from its headers alone. Raises `UserError` as `load_transformer`."""
+    return _open_base(Path(path))[2]
+
+
+def _open_base(path: Path) -> tuple[WeightFile, str, BaseArchitecture]:
+    """Headers of a base, what its tensors' names begin with, and its shape."""
     if path.is_dir():
         folder = path / "transformer" if (path / "transformer").is_dir() else path
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"{path} is not a diffusers model: there is no config.json in it or in its transformer folder"
             )
-        return SD3Transformer2DModel.from_pretrained(str(folder), torch_dtype=dtype)
-    state = strip_prefix(_read_state(path))
-    native = state if is_native(state) else to_native(state)
-    model = build_transformer(architecture_of(native))
-    model.load_state_dict({k: v.to(dtype) for k, v in to_diffusers(native).items()}, assign=True)
-    return model
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"base model {path} does not exist")
+        base = _SD3Settings.read(folder / "config.json")
+        file = WeightFile.open_folder(folder, "base model")
+    else:
+        base, file = None, WeightFile.open(path, "base model")
     try:
-        return load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"base model {path} is damaged or not safetensors ({error})") from error
+        return file, prefix_of(file.entries), base or architecture_of(strip_prefix(file.entries))
+    except UserError as error:
+        raise UserError(f"base model {path}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SD3Settings:
+    """What config.json of a diffusers folder says of a transformer; defaults are diffusers' own."""
+
+    patch_size: Annotated[int, Within(1, 16)] = 2
+    in_channels: Annotated[int, Within(1, 1024)] = 16
+    out_channels: Annotated[int, Within(1, 1024)] = 16
+    num_layers: Annotated[int, Within(1, 256)] = 18
+    attention_head_dim: Size = 64
+    num_attention_heads: Annotated[int, Within(1, 1024)] = 18
+    joint_attention_dim: Size = 4096
+    caption_projection_dim: Size = 1152
+    pooled_projection_dim: Size = 2048
+    pos_embed_max_size: Annotated[int, Within(1, 4096)] = 96
+    dual_attention_layers: tuple[int, ...] = ()
+    qk_norm: Literal["rms_norm"] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> BaseArchitecture:
+        where = f"base model {path}"
+        table = read_settings(path, "base model")
+        kind = table.get("_class_name", "SD3Transformer2DModel")
+        if kind != "SD3Transformer2DModel":
+            raise UserError(f"{where} is of class {kind!r}: give a Stable Diffusion 3 or 3.5 model")
+        known = {f.name for f in fields(cls)}
+        own = build(cls, {k: v for k, v in table.items() if k in known}, where)
+        width = own.attention_head_dim * own.num_attention_heads
+        if own.caption_projection_dim != width or own.out_channels != own.in_channels:
+            raise UserError(
+                f"{where}: caption_projection_dim must be {width} and out_channels {own.in_channels}, got "
+                f"{own.caption_projection_dim} and {own.out_channels}"
+            )
+        try:
+            return architecture_from_config(own)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
 
 def save_transformer(path: Path | str, model: nn.Module, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
@@ -253,7 +306,13 @@ def merge_lora(transformer: nn.Module, lora: Mapping[str, Tensor], strength: flo
             layer = transformer.get_submodule(name)
         except AttributeError as error:
             raise AdapterMismatchError(f"the adapter's LoRA names layer {name}, which the base model lacks") from error
-        weight = cast(Tensor, layer.weight)
-        delta = lora[f"{name}.B.weight"].float() @ lora[f"{name}.A.weight"].float()
+        weight = getattr(layer, "weight", None)
+        out, into = lora[f"{name}.B.weight"], lora[f"{name}.A.weight"]
+        if not isinstance(weight, Tensor) or tuple(weight.shape) != (out.shape[0], into.shape[1]):
+            has = tuple(weight.shape) if isinstance(weight, Tensor) else "no weight"
+            raise AdapterMismatchError(
+                f"the adapter's LoRA on {name} is of {(out.shape[0], into.shape[1])}, but the base's layer has {has}"
+            )
+        delta = out.float() @ into.float()
         with torch.no_grad():
             weight += (delta * strength).to(weight)

@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from svdp.cli.config import AnimateConfig, WeightFiles
-from svdp.cli.pipeline import sampling_config
+from svdp.animation.config import AnimateConfig, WeightFiles
+from svdp.animation.pipeline import sampling_config
 from svdp.signals.images import load_image, save_image
 from svdp.signals.video import VideoReader
 

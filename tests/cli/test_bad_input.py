@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from svdp.cli.config import find_weights
+from svdp.animation.config import find_weights
 from svdp.errors import UserError
 from svdp.model.adapter import Adapter, AdapterFile, save_adapter
 from svdp.model.config import AdapterConfig, BaseArchitecture
@@ -115,7 +115,7 @@ def test_a_corrupt_base_and_autoencoder(refused, tiny_weights, tmp_path):
     adapter = str(tiny_weights / "adapter.safetensors")
     bad = str(tmp_path / "bad.safetensors")
     assert "bad.safetensors is damaged" in refused("--base", bad, "--adapter", adapter)
-    assert "bad.safetensors is not a readable safetensors file" in refused("--autoencoder", bad)
+    assert "bad.safetensors is damaged or not safetensors" in refused("--autoencoder", bad)
     state = load_file(tiny_weights / "base.safetensors")
     save_file(state, tmp_path / "novae.safetensors")
     assert "no autoencoder in" in refused("--autoencoder", str(tmp_path / "novae.safetensors"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from svdp.cli.config import AnimateConfig, WeightFiles
-from svdp.cli.draft import PortraitInMaking
-from svdp.cli.driver import DrivingSignals, draft_source, follow_driver
+from svdp.animation.config import AnimateConfig, WeightFiles
+from svdp.animation.draft import PortraitInMaking
+from svdp.animation.driver import DrivingSignals, draft_source, follow_driver
 from svdp.errors import NoFaceError
 from svdp.heads import pose
 from svdp.heads.scene import draw_known, move_head

@@ -17,8 +17,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from svdp.cli.kept import Checkpoint
-from svdp.cli.output import OutputFile
+from svdp.animation.kept import Checkpoint
+from svdp.animation.output import OutputFile
 from svdp.errors import MediaError, UserError
 from svdp.signals.video import VideoReader
 
@@ -170,7 +170,7 @@ def test_a_failed_run_leaves_no_folders(animate, make_clip, tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from svdp.cli.output import OutputFile
+from svdp.animation.output import OutputFile
 output = OutputFile(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -97,5 +97,5 @@ def test_rescaling_leaves_one_branch_and_flat_channels_alone():
 
 
 def test_bad_rescale_is_refused():
-    with pytest.raises(UserError, match="rescale must be between 0 and 1"):
+    with pytest.raises(UserError, match="rescale must be a number from 0 to 1"):
         FusionConfig(rescale=1.5)

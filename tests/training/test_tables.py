@@ -67,7 +67,7 @@ def test_a_number_where_a_table_belongs_is_named(tmp_path: Path, broken: str) ->
 
 def test_toml_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b'name = "\xff\xfe"\n')
-    with pytest.raises(UserError, match=r"a\.toml is not valid TOML: 'utf-8' codec"):
+    with pytest.raises(UserError, match=r"a\.toml is not text in UTF-8: save it as UTF-8"):
         load_config(tmp_path / "a.toml")
 
 

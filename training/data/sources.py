@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from ...errors import MediaError, UserError
+from ...model.checks import build, convert
 from ...signals.images import load_image
 from ...signals.video import VideoReader
-from ..tables import build, convert, read_toml, table_at, tables_at
+from ..tables import read_toml, table_at, tables_at
 from .augmentation import DriverChanges
 
 SPLITS = ("train", "heldout")

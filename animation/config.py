@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, get_args
 
 from ..errors import UserError
+from ..model.checks import Within, check_fields, shortened
+from ..model.config import MAX_RESOLUTION, MAX_SEGMENT, MAX_STEPS, Share, Solver, Weight
 
+Count = Annotated[int, Within(0, 10**9)]  # of frames
 MOTIONS = ("absolute", "relative")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 REGIONS = ("eyes", "nose", "mouth")
@@ -29,31 +34,31 @@ class AnimateConfig:
     driving: Path
     output: Path
     weights: WeightFiles
-    strength: float = 1.0
-    steps: int | None = None
-    seed: int = 0
+    strength: Annotated[float, Within(0, 100)] = 1.0
+    steps: Annotated[int, Within(1, MAX_STEPS)] | None = None
+    seed: Annotated[int, Within(0, 2**64 - 1)] = 0
     solver: str | None = None
-    fusion_source: float | None = None
-    fusion_driving: float | None = None
-    fusion_history: float | None = None
-    fusion_rescale: float | None = None
+    fusion_source: Weight | None = None
+    fusion_driving: Weight | None = None
+    fusion_history: Weight | None = None
+    fusion_rescale: Share | None = None
     regions: tuple[str, ...] = REGIONS
     brows: bool = False
-    dilation: float = 0.16
+    dilation: Annotated[float, Within(0, 10)] = 0.16
     motion: str = "absolute"
-    reference: int = 0
-    resolution: int | None = None
-    crop_scale: float | None = None
-    segment_length: int | None = None
-    history: int | None = None
-    history_noise: float | None = None
-    start_level: float | None = None
+    reference: Count = 0
+    resolution: Annotated[int, Within(64, MAX_RESOLUTION)] | None = None
+    crop_scale: Annotated[float, Within(1, 4)] | None = None
+    segment_length: Annotated[int, Within(1, MAX_SEGMENT)] | None = None
+    history: Annotated[int, Within(0, MAX_SEGMENT)] | None = None
+    history_noise: Share | None = None
+    start_level: Annotated[float, Within(0.05, 1)] | None = None
     draft: bool = False
-    detail: float = 1.0
+    detail: Share = 1.0
     paste_back: bool = True
-    max_side: int = 1920
-    start: int = 0
-    max_frames: int | None = None
+    max_side: Annotated[int, Within(64, 65536)] = 1920
+    start: Count = 0
+    max_frames: Annotated[int, Within(1, 10**9)] | None = None
     select_face: str = "largest"
     source_face: str = "largest"
     device: str = "auto"
@@ -64,23 +69,24 @@ class AnimateConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unknown = [r for r in self.regions if r not in REGIONS]
         if unknown or not self.regions:
             raise UserError(f"unknown region {', '.join(unknown) or '(none)'}: choose among {', '.join(REGIONS)}")
         if self.motion not in MOTIONS:
             raise UserError(f"unknown motion {self.motion!r}: choose among {', '.join(MOTIONS)}")
+        if self.solver is not None and self.solver not in get_args(Solver):
+            raise UserError(f"unknown solver {self.solver!r}: choose among {', '.join(get_args(Solver))}")
         if self.dtype not in DTYPES:
             raise UserError(f"unknown dtype {self.dtype!r}: choose among {', '.join(DTYPES)}")
-        if self.resolution is not None and (self.resolution < 64 or self.resolution % 16):
+        if self.resolution is not None and self.resolution % 16:
             raise UserError(f"resolution must be a multiple of 16 and at least 64, got {self.resolution}")
-        if self.crop_scale is not None and not 1.0 <= self.crop_scale <= 4.0:
-            raise UserError(f"--crop-scale must be between 1 (the face alone) and 4, got {self.crop_scale}")
-        if self.strength < 0 or self.dilation < 0:
-            raise UserError(f"strength and dilation must not be negative, got {self.strength} and {self.dilation}")
-        if self.max_side < 64:
-            raise UserError(f"--max-side must be at least 64 pixels, got {self.max_side}")
-        if self.start < 0 or self.reference < 0 or (self.max_frames is not None and self.max_frames < 1):
-            raise UserError("--start and --reference must not be negative, and --max-frames must be at least 1")
+        for name, face in (("select_face", self.select_face), ("source_face", self.source_face)):
+            if not re.fullmatch(r"largest|left|right|[0-9]{1,4}", face):
+                raise UserError(
+                    f"{name} must be largest, left, right, or a number counted from the left from 0, got "
+                    f"{shortened(face)}"
+                )
 
 
 def find_weights(

@@ -15,8 +15,8 @@ from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_t
 from ..signals.motion import align_motion
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
-from ..signals.video import VideoReader
 from .config import AnimateConfig
+from .media import Clip
 
 if TYPE_CHECKING:
     from ..heads.pose import PosedFrame, PosedPortrait  # brings torch: seconds, spent beside other work
@@ -69,7 +69,7 @@ def cut_source(picture: np.ndarray, track: FaceTrack, rule: CropConfig) -> Sourc
     return Source(picture, track, rule, crop, crop_frame(picture, crop.affines[0], crop.size))
 
 
-def follow_driver(reader: VideoReader, cfg: AnimateConfig, on_frame: Callable[[int], None]) -> FaceTrack:
+def follow_driver(reader: Clip, cfg: AnimateConfig, on_frame: Callable[[int], None]) -> FaceTrack:
     """First reading: the face in every frame; frames are not kept.
 
     Raises MediaError or NoFaceError; the latter too, unless `cfg.force`, if the face is hardly ever seen.
@@ -107,9 +107,7 @@ class DrivingSignals:
     `first`: the frame that `take` begins with.
     """
 
-    def __init__(
-        self, reader: VideoReader, track: FaceTrack, source: Source, cfg: AnimateConfig, first: int = 0
-    ) -> None:
+    def __init__(self, reader: Clip, track: FaceTrack, source: Source, cfg: AnimateConfig, first: int = 0) -> None:
         self.num_frames = track.num_frames
         if cfg.motion == "relative" and cfg.reference >= track.num_frames:
             raise UserError(f"--reference {cfg.reference} is not among the driver's {track.num_frames} frames")

@@ -1,7 +1,8 @@
-"""Animating one portrait end to end; the only module of the command line that touches the model."""
+"""The model at work; of this package it alone imports torch and diffusers."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -14,16 +15,17 @@ from torch import Tensor
 from ..errors import UserError
 from ..heads.pose import PosedFrame
 from ..model.adapter import load_adapter
-from ..model.autoencoder import FACTOR
+from ..model.autoencoder import FACTOR, LATENT_CHANNELS
 from ..model.backends.diffusers import Denoiser, load_transformer, merge_lora
 from ..model.backends.diffusers_vae import PictureCodec, load_autoencoder
-from ..model.config import AdapterConfig, FusionConfig, SegmentConfig, from_json
-from ..model.flow import Solver
-from ..model.sampling import SamplingConfig, SegmentSignals, generate
+from ..model.config import AdapterConfig, SamplingConfig, SegmentConfig, Solver, sampling_from_info
+from ..model.sampling import SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.crops import CropConfig
-from .config import AnimateConfig
+from .config import AnimateConfig, WeightFiles
 from .driver import DrivingFrames, DrivingSignals
+
+log = logging.getLogger(__name__)
 
 _PIXELS_AT_ONCE = 2_000_000  # pictures encoded or decoded together, so that memory does not depend on their size
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -72,43 +74,71 @@ class Position:
 BEGINNING = Position()
 
 
-def load_model(cfg: AnimateConfig) -> Model:
-    """Read base, adapter and autoencoder and settle what `cfg` leaves open.
+@dataclass(frozen=True)
+class LoadedModel:
+    """Base, adapter and autoencoder in memory, for any number of runs; several threads may use it at once.
+
+    `info` is the adapter file's free metadata.
+    """
+
+    weights: WeightFiles
+    denoiser: Denoiser
+    codec: PictureCodec
+    info: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_weights(weights: WeightFiles, device_name: str, dtype_name: str, strength: float = 1.0) -> LoadedModel:
+    """Read base, adapter and autoencoder.
 
     Raises UserError: a file is missing, damaged or of another kind; the adapter is for another base (both named); the
-    device or precision is not to be had; more history than the segment is long.
+    device or precision is not to be had.
     """
-    device = choose_device(cfg.device)
-    dtype = choose_dtype(cfg.dtype, device)
-    file = load_adapter(cfg.weights.adapter, dtype)
-    denoiser = Denoiser(load_transformer(cfg.weights.base, dtype), file.adapter, cfg.strength)
-    merge_lora(denoiser.transformer, file.lora, cfg.strength)
+    device = choose_device(device_name)
+    dtype = choose_dtype(dtype_name, device)
+    file = load_adapter(weights.adapter, dtype)
+    denoiser = Denoiser(load_transformer(weights.base, dtype), file.adapter, strength)
+    merge_lora(denoiser.transformer, file.lora, strength)
     denoiser.requires_grad_(False).train(False).to(device)
-    adapter = file.adapter.config
+    channels = file.adapter.config.base.channels
+    if channels != LATENT_CHANNELS:
+        raise UserError(
+            f"base model {weights.base} has {channels} latent channels, but autoencoders of SD3 have "
+            f"{LATENT_CHANNELS}: give another base and its adapter"
+        )
+    codec = load_autoencoder(weights.autoencoder, device, dtype)
+    return LoadedModel(weights, denoiser, codec, file.info, device, dtype)
+
+
+def load_model(cfg: AnimateConfig) -> Model:
+    """Read a model as `load_weights` does, and settle what `cfg` leaves open."""
+    return settled(load_weights(cfg.weights, cfg.device, cfg.dtype, cfg.strength), cfg)
+
+
+def settled(loaded: LoadedModel, cfg: AnimateConfig) -> Model:
+    """The model with one run's settings over its own. Raises UserError: a resolution that does not fit it; more
+    history than the segment is long."""
+    adapter = loaded.denoiser.adapter.config
     resolution = cfg.resolution or adapter.resolution
     _check_resolution(resolution, adapter)
     return Model(
-        denoiser=denoiser,
-        codec=load_autoencoder(cfg.weights.autoencoder, device, dtype),
-        sampling=sampling_config(cfg, file.info),
+        denoiser=loaded.denoiser,
+        codec=loaded.codec,
+        sampling=sampling_config(cfg, loaded.info),
         segments=SegmentConfig(
             length=cfg.segment_length or adapter.segment_length,
             num_history=adapter.num_history if cfg.history is None else cfg.history,
         ),
         crop=CropConfig(size=resolution, scale=cfg.crop_scale or adapter.crop_scale),
-        device=device,
-        dtype=dtype,
+        device=loaded.device,
+        dtype=loaded.dtype,
     )
 
 
 def sampling_config(cfg: AnimateConfig, info: dict[str, Any]) -> SamplingConfig:
     """The command line's wishes over the adapter file's own (`info["sampling"]`) over the usual values."""
-    own = dict(info.get("sampling") or {})
-    fusion = from_json(FusionConfig, dict(own.pop("fusion", {})))
-    trained_shift = ((info.get("training") or {}).get("settings") or {}).get("loss", {}).get("shift")
-    if trained_shift is not None:
-        own.setdefault("shift", trained_shift)
-    base = replace(from_json(SamplingConfig, own), fusion=fusion)
+    base = sampling_from_info(info)
     wished_fusion = {
         "source": cfg.fusion_source,
         "driving": cfg.fusion_driving,
@@ -118,7 +148,7 @@ def sampling_config(cfg: AnimateConfig, info: dict[str, Any]) -> SamplingConfig:
     return replace(
         base,
         seed=cfg.seed,
-        fusion=replace(fusion, **{k: v for k, v in wished_fusion.items() if v is not None}),
+        fusion=replace(base.fusion, **{k: v for k, v in wished_fusion.items() if v is not None}),
         steps=base.steps if cfg.steps is None else cfg.steps,
         solver=base.solver if cfg.solver is None else cast(Solver, cfg.solver),
         history_noise=base.history_noise if cfg.history_noise is None else cfg.history_noise,
@@ -258,12 +288,19 @@ def encode(model: Model, pictures: np.ndarray) -> Tensor:
 def decode(model: Model, latents: Tensor) -> Iterator[np.ndarray]:
     """Latents (F, 16, h, w) -> pictures (8h, 8w, 3) uint8, one by one. Raises UserError if numbers ran over."""
     if not torch.isfinite(latents).all():
-        raise UserError(f"the result is not a number in {model.dtype}: run again with --dtype float32")
+        raise UserError(f"the result is not a number in {model.dtype}: {_number_advice(model.dtype)}")
     for part in latents.to(model.device, model.dtype).split(max(1, _at_once(latents) // FACTOR**2)):
         pictures = model.codec.decode(part).float()
         if not torch.isfinite(pictures).all():
-            raise UserError(f"the decoded picture is not a number in {model.dtype}: run again with --dtype float32")
+            raise UserError(f"the decoded picture is not a number in {model.dtype}: {_number_advice(model.dtype)}")
         yield from (pictures * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _number_advice(dtype: torch.dtype) -> str:
+    """What helps when numbers ran over: more precision, where there is more."""
+    if dtype != torch.float32:
+        return "run again with --dtype float32"
+    return "these weights cannot do it with these settings; lower the fusion weights or --strength, or add steps"
 
 
 def _at_once(x: Tensor) -> int:
@@ -288,6 +325,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto": bfloat16 where the device computes with it, float32 elsewhere."""
     if name == "auto":
         name = "bfloat16" if _computes_bfloat16(device) else "float32"
+    elif device.type == "cpu" and (name == "float16" or (name == "bfloat16" and not _computes_bfloat16(device))):
+        log.warning("this processor does not compute in %s, which makes it slow: --dtype float32 is faster", name)
     return _DTYPES[name]
 
 

@@ -1,98 +1,103 @@
-"""A run of `svdp animate`: its stages in order, what is shown of them, and what is left when one fails."""
+"""The stages of a run in order, and what is told of them."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from rich.markup import escape
 
-from ..errors import MediaError, UserError
+from ..errors import MediaError
 from ..signals.detail import transfer_detail
-from ..signals.images import encode_image, load_image
-from ..signals.video import Timing, VideoReader
-from .app import console, installed_version, print_path
+from ..signals.images import encode_image
+from ..signals.video import Timing
 from .config import AnimateConfig
 from .draft import PortraitInMaking
 from .driver import DrivingSignals, Source, draft_source, follow_driver, own_size, read_source
 from .film import Film
-from .interrupt import Interrupted, StopRequest
 from .kept import settings_of
+from .media import Clip, FrameKeeper, Media
 from .output import OutputFile
-from .progress import Screen, Stage
 from .sheet import SheetCollector
 
 if TYPE_CHECKING:
     from .pipeline import (  # brings torch and diffusers: seconds, spent only after the inputs were looked at
         AnimatedFrame,
+        LoadedModel,
         Model,
     )
 
 log = logging.getLogger(__name__)
 
 DRAFT_PART = 16  # frames of a draft after which it could go on
-NO_MEMORY = "there is not enough memory: lower --resolution, --segment-length or --max-side"
 
 
-def run(cfg: AnimateConfig) -> int:
-    """Animate as `cfg` says; returns the exit code. Raises UserError, with nothing under the output's name then."""
-    began = time.monotonic()
-    output = OutputFile(
-        cfg.output,
-        overwrite=cfg.overwrite,
-        resume=cfg.resume,
-        sheet=cfg.contact_sheet,
-        inputs=(cfg.source, cfg.driving, cfg.weights.base, cfg.weights.adapter, cfg.weights.autoencoder),
-    )
-    try:
-        with StopRequest() as stop, Screen(console) as screen:
-            frames = Animation(cfg, output, screen, stop).run()
-    except Interrupted as interrupted:
-        console.print(f"[yellow]{interrupted}:[/] {escape(output.settle())}", soft_wrap=True)
-        return interrupted.exit_code
-    except (UserError, MemoryError) as error:
-        left = output.settle()
-        if not output.started:
-            raise
-        words = str(error) if isinstance(error, UserError) else NO_MEMORY
-        raise (type(error) if isinstance(error, UserError) else UserError)(f"{words}; {left}") from error
-    except BaseException:
-        output.settle()
-        raise
-    print_path(cfg.output)
-    if output.sheet is not None and output.sheet.exists():
-        print_path(output.sheet)
-    console.print(f"[green]{frames} frames in {time.monotonic() - began:.1f} s[/]", soft_wrap=True)
-    return 0
+class Stage(Protocol):
+    """One stage of a run that is under way."""
+
+    def advance(self, units: int = 1) -> None: ...
+
+    def done(self) -> None: ...
+
+
+class Display(Protocol):
+    """Where a run tells how far it is."""
+
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> Stage: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class Stop(Protocol):
+    """Asked between steps and frames: `check` raises `Cancelled` if the run is to end there."""
+
+    def check(self) -> None: ...
 
 
 class Animation:
-    """The stages of one run."""
+    """The stages of one run.
 
-    def __init__(self, cfg: AnimateConfig, output: OutputFile, screen: Screen, stop: StopRequest) -> None:
+    Without `output` the frames are kept in `kept`. `media`: the inputs, by default the files that `cfg` names;
+    `loaded`: a model that is in memory already, by default it is read.
+    """
+
+    def __init__(
+        self,
+        cfg: AnimateConfig,
+        output: OutputFile | None,
+        screen: Display,
+        stop: Stop,
+        *,
+        media: Media | None = None,
+        loaded: LoadedModel | None = None,
+    ) -> None:
         self.cfg, self.output, self.screen, self.stop = cfg, output, screen, stop
+        self.media = media or Media()
+        self.loaded = loaded
+        self.kept = FrameKeeper()
+        self.timing: Timing | None = None  # of the result, once the driver was read
 
     def run(self) -> int:
         """All stages, cheap checks first; returns the number of frames."""
-        picture = load_image(self.cfg.source, max_side=self.cfg.max_side)
-        reader = VideoReader(self.cfg.driving, start=self.cfg.start)  # all of it: the first frames depend on the rest
-        settings = settings_of(self.cfg, installed_version())
-        self.output.check_settings(settings)
+        picture = self.media.picture(self.cfg)
+        reader = self.media.reader(self.cfg)
+        settings: dict[str, str] = {}
+        if self.output is not None:
+            settings = settings_of(self.cfg, self.media, self.loaded)
+            self.output.check_settings(settings)
         if self.cfg.draft:
             sheet, told = self._draft(picture, reader, settings)
         else:
             sheet, told = self._by_model(picture, reader, settings)
-        self.output.commit()
-        if self.cfg.contact_sheet:
-            self._save_sheet(sheet, told)
-        return len(self._timing(reader).ticks)
+        self.timing = self._timing(reader)
+        if self.output is not None:
+            self.output.commit()
+            if self.cfg.contact_sheet:
+                self._save_sheet(self.output, sheet, told)
+        return self.timing.num_frames
 
-    def _by_model(
-        self, picture: np.ndarray, reader: VideoReader, settings: dict[str, str]
-    ) -> tuple[SheetCollector, str]:
+    def _by_model(self, picture: np.ndarray, reader: Clip, settings: dict[str, str]) -> tuple[SheetCollector, str]:
         model = self._load()
         source = read_source(picture, self.cfg, model.crop)
         signals = self._follow(reader, source)
@@ -103,7 +108,7 @@ class Animation:
         sheet = self._write(model, source, reader, signals, settings)
         return sheet, f"{model.sampling.steps} steps, seed {model.sampling.seed}"
 
-    def _draft(self, picture: np.ndarray, reader: VideoReader, settings: dict[str, str]) -> tuple[SheetCollector, str]:
+    def _draft(self, picture: np.ndarray, reader: Clip, settings: dict[str, str]) -> tuple[SheetCollector, str]:
         """The portrait's own 3D head over the driver's face, without a model."""
         with PortraitInMaking() as portrait:
             source = draft_source(picture, self.cfg)
@@ -119,41 +124,41 @@ class Animation:
                 stage.advance()
                 if (number + 1) % DRAFT_PART == 0:
                     film.boundary(number + 1)
-        if self.cfg.contact_sheet:
+        if self.output is not None and self.cfg.contact_sheet:
             for frames in signals.show(film.sheet.frames):
                 self.stop.check()
                 film.show(frames.first, frames.pictures[0], frames.masked[0])
         stage.done()
         return film.sheet, f"draft, {source.rule.size} px"
 
-    def _timing(self, reader: VideoReader) -> Timing:
+    def _timing(self, reader: Clip) -> Timing:
         """Of the frames that are wanted."""
         return reader.timing if self.cfg.max_frames is None else reader.timing.first(self.cfg.max_frames)
 
     @property
     def _begin(self) -> int:
         """The first frame that is made: 0, or where a stopped run can go on."""
-        return self.output.checkpoint.start if self.output.checkpoint else 0
+        return self.output.checkpoint.start if self.output is not None and self.output.checkpoint else 0
 
-    def _writing(self, source: Source, reader: VideoReader, settings: dict[str, str]) -> Film:
+    def _writing(self, source: Source, reader: Clip, settings: dict[str, str]) -> Film:
         timing = self._timing(reader)
-        if self.output.checkpoint:
+        if self._begin:
             self.screen.say(f"goes on at frame {self._begin} of {timing.num_frames}")
         sound = self.cfg.driving if reader.info.has_audio else None
-        cut = timing.num_frames < reader.num_frames
-        return Film(self.output, source, timing, settings, paste=self.cfg.paste_back, sound=sound, cut_sound=cut)
+        cut, target = timing.num_frames < reader.num_frames, self.output or self.kept
+        return Film(target, source, timing, settings, paste=self.cfg.paste_back, sound=sound, cut_sound=cut)
 
     def _load(self) -> Model:
-        from .pipeline import load_model
+        from .pipeline import load_model, settled
 
+        if self.loaded is not None:
+            return settled(self.loaded, self.cfg)
         stage = self.screen.stage("loading the model")
         model = load_model(self.cfg)
         stage.done()
         return model
 
-    def _follow(
-        self, reader: VideoReader, source: Source, also_check: Callable[[], None] = lambda: None
-    ) -> DrivingSignals:
+    def _follow(self, reader: Clip, source: Source, also_check: Callable[[], None] = lambda: None) -> DrivingSignals:
         """First reading of the driver; `also_check` may raise to stop."""
         declared = max(0, reader.info.declared_frames - self.cfg.start)
         stage = self.screen.stage("following the face", declared or None, "frames")
@@ -169,7 +174,7 @@ class Animation:
             log.warning("%s", problem)
         return DrivingSignals(reader, track, source, self.cfg, self._begin)
 
-    def _describe(self, model: Model, reader: VideoReader) -> None:
+    def _describe(self, model: Model, reader: Clip) -> None:
         timing = self._timing(reader)
         rate = f"{float(timing.fps):.6g} frames/s" if timing.constant else "variable frame rate, timestamps kept"
         sampling, sound = model.sampling, "with sound" if reader.info.has_audio else "no sound"
@@ -179,7 +184,7 @@ class Animation:
         )
 
     def _write(
-        self, model: Model, source: Source, reader: VideoReader, signals: DrivingSignals, settings: dict[str, str]
+        self, model: Model, source: Source, reader: Clip, signals: DrivingSignals, settings: dict[str, str]
     ) -> SheetCollector:
         """Second reading: sample, decode and write, a segment at a time."""
         import torch
@@ -187,7 +192,7 @@ class Animation:
         from .pipeline import Position, animate_frames, count_steps
 
         total, limit = reader.num_frames, self._timing(reader).num_frames
-        kept = self.output.checkpoint
+        kept = self.output.checkpoint if self.output is not None else None
         history = None if kept is None or kept.history is None else torch.from_numpy(kept.history)
         begin = Position(self._begin, history)
         stage = self.screen.stage("animating", count_steps(model, total, limit, begin), "steps")
@@ -220,9 +225,9 @@ class Animation:
             return frame.result
         return transfer_detail(frame.result, frame.posed.picture, frame.posed.known, self.cfg.detail)
 
-    def _save_sheet(self, sheet: SheetCollector, told: str) -> None:
+    def _save_sheet(self, output: OutputFile, sheet: SheetCollector, told: str) -> None:
         names = f"{self.cfg.source.name} + {self.cfg.driving.name}"
         try:
-            self.output.write_sheet(encode_image(sheet.render(f"{names}, {told}, {self.cfg.motion} motion")))
+            output.write_sheet(encode_image(sheet.render(f"{names}, {told}, {self.cfg.motion} motion")))
         except MediaError as error:  # the video is whole and in its place
             log.warning("no contact sheet: %s", error)

@@ -6,14 +6,21 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import MediaError
 from ..signals.files import write_whole
 from .config import AnimateConfig
+from .media import Media
+from .version import installed_version
+
+if TYPE_CHECKING:
+    from .pipeline import LoadedModel
 
 _NOT_IN_SETTINGS = ("source", "driving", "output", "weights", "overwrite", "resume", "force", "contact_sheet")
 _SAMPLE = 1 << 20  # bytes at either end of a weights file that tell it from others
@@ -69,16 +76,27 @@ class Checkpoint:
         return sorted(k for k in {*settings, *self.settings} if settings.get(k) != self.settings.get(k))
 
 
-def settings_of(cfg: AnimateConfig, version: str) -> dict[str, str]:
-    """All that the frames depend on, as text by name: files by their contents, settings by value. Raises MediaError."""
+def settings_of(cfg: AnimateConfig, media: Media, loaded: LoadedModel | None) -> dict[str, str]:
+    """All that the frames depend on, as text by name: media and weights by their contents, settings by value.
+
+    loaded: the model, if it is in memory already. Raises MediaError.
+    """
     found = {key: repr(value) for key, value in asdict(cfg).items() if key not in _NOT_IN_SETTINGS}
+    weights = cfg.weights
+    if loaded is not None:
+        weights = loaded.weights
+        found |= {"strength": repr(loaded.denoiser.strength), "device": str(loaded.device), "dtype": str(loaded.dtype)}
     try:
-        found |= {"source": _digest(cfg.source), "driving": _digest(cfg.driving)}
+        found["source"] = _digest(cfg.source) if media.source is None else _digest_arrays([media.source])
+        if media.driving is None:
+            found["driving"] = _digest(cfg.driving)
+        else:
+            found["driving"] = f"{_digest_arrays(media.driving)} {media.fps}"
         if not cfg.draft:
-            found |= {name: _sampled(path) for name, path in asdict(cfg.weights).items()}
+            found |= {name: _sampled(path) for name, path in asdict(weights).items()}
     except OSError as error:
         raise MediaError(f"{error.filename} cannot be read ({error.strerror}): check the path") from error
-    return {**found, "version": version}
+    return {**found, "version": installed_version()}
 
 
 def _digest(path: Path) -> str:
@@ -86,6 +104,13 @@ def _digest(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_SAMPLE):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _digest_arrays(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
