@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,12 +13,16 @@ from .motion import Motion
 from .scene import PIVOT
 from .solve import LIDS, LIPS, MOUTH_CORNERS, FaceBasis, euler_angles, gaps, rotations, solve_within, width
 
+if TYPE_CHECKING:
+    from .face_motion import FaceMotion
+
 TOUCH_LIDS = 0.075  # centimetres between the landmarks of a closed eye's lids
 TOUCH_LIPS = -0.05  # centimetres from the mouth at rest until its lips touch
 GAP_NOISE = 0.02  # centimetres by which a gap may be missed
 FREE = {"eyeBlink": 0.5, "eyeWide": 0.3, "eyeSquint": 0.1, "jawOpen": 0.15, "mouthClose": 0.1, "mouthLowerDown": 0.1,
         "mouthUpperUp": 0.1, "mouthPress": 0.1, "mouthShrugLower": 0.05, "mouthRollLower": 0.05}  # fmt: skip
 STIFF = 0.01  # how far the weights that are not in FREE may change
+MOST_LIDS = 1.4  # how far a picture's lids may count as open at rest
 MOST_BLINK = 1.25  # large eyes need more than the whole shape
 
 
@@ -36,16 +40,28 @@ def transfer(
 
     Lids and lips are as open as the driver's, whatever the proportions. eyeBlink may exceed 1 on large eyes.
     """
+    expression, lids, lips, angles = retarget(basis, driver, source, mode, reference)
+    return with_openings(basis, source.identity, expression, lids, lips), angles
+
+
+def retarget(
+    basis: FaceBasis,
+    driver: DriverMotion | FaceMotion,
+    source: HeadFit,
+    mode: Literal["absolute", "relative"],
+    reference: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What `transfer` wants of the source: expression (T, E), lids (T, 2), lips (T, 3), angles (T, 3) degrees."""
     expression, lids, lips = (a.astype(np.float64) for a in (driver.expression, driver.lids, driver.lips))
     angles = driver.angles
     if mode == "relative":
-        own_lids, own_lips = _openings(basis, source)
+        own_lids, own_lips = openings(basis, source)
         expression = np.clip(expression - expression[reference] + source.expression, 0, 1)
-        lids = lids * (own_lids / np.maximum(lids[reference], 0.5))
-        lips = np.maximum(lips - lips[reference] + own_lips, 0)
+        lids = lids * (np.clip(own_lids, 0, MOST_LIDS) / np.maximum(lids[reference], 0.5))
+        lips = np.maximum(lips - lips[reference] + np.maximum(own_lips, 0), 0)
         turns = rotations(angles)
         angles = euler_angles(turns @ turns[reference].T @ source.camera.rotation).astype(np.float32)
-    return _with_openings(basis, source.identity, expression, lids, lips), angles
+    return expression, lids, lips, angles
 
 
 def place(
@@ -82,16 +98,16 @@ def place(
     )  # fmt: skip
 
 
-def _openings(basis: FaceBasis, source: HeadFit) -> tuple[np.ndarray, np.ndarray]:
+def openings(basis: FaceBasis, source: HeadFit) -> tuple[np.ndarray, np.ndarray]:
     """Lids (2,) and lips (3,) of the source's picture, as in DriverMotion."""
     rest = basis.person(source.identity)
     face = basis.express(rest, source.expression[None])[0]
     lids = [(gaps(face, pairs) - TOUCH_LIDS) / (gaps(rest, pairs) - TOUCH_LIDS) for pairs in LIDS]
     lips = [gaps(face - rest, pairs) - TOUCH_LIPS for pairs in LIPS] / width(rest, MOUTH_CORNERS)
-    return np.clip(lids, 0, 1.4), np.maximum(lips, 0)
+    return np.array(lids), lips
 
 
-def _with_openings(
+def with_openings(
     basis: FaceBasis, identity: np.ndarray, expression: np.ndarray, lids: np.ndarray, lips: np.ndarray
 ) -> np.ndarray:
     """Weights (T, E) changed as little as possible so that this head's lids (T, 2) and lips (T, 3) are so far open."""

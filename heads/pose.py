@@ -15,11 +15,11 @@ import numpy as np
 
 from ..errors import NoFaceError
 from ..signals.track import FaceTrack
-from .drive import fit_driver, fit_face
+from .drive import fit_face
+from .face_motion import FaceMotion, fit_motion
 from .landmarks import load_bundled
-from .place import place, transfer
+from .on_head import on_head
 from .scene import (
-    SUPERSAMPLING,
     Actor,
     Portrait,
     Studio,
@@ -87,13 +87,16 @@ class PosedPortrait:
         Args:
             landmarks: (T, 478, 3) of the driver, pixels of its square.
             blendshapes: (T, 52) as in FaceTrack.
-            mode, reference: the driver's own motion, or its change since a frame, as in `heads.place.transfer`.
+            mode, reference: the driver's own motion, or its change since a frame, as in `heads.on_head`.
         """
-        driver = fit_driver(self.basis, landmarks.astype(np.float32), blendshapes)
-        fit, affine = self.actor.place.fit, base_affine(self.studio)
-        expression, angles = transfer(self.basis, driver, fit, mode, reference)
-        marks = landmarks * SUPERSAMPLING
-        motion = place(self.basis, fit, expression, angles, marks, affine, self.studio.fine)
+        yield from self.perform(fit_motion(self.basis, landmarks, blendshapes, self.studio.size), mode, reference)
+
+    def perform(
+        self, moves: FaceMotion, mode: Literal["absolute", "relative"] = "absolute", reference: int = 0
+    ) -> Iterator[PosedFrame]:
+        """The portrait's head making a motion, edits included, frame by frame; arguments as in `heads.on_head`."""
+        affine = base_affine(self.studio)
+        motion = on_head(self.basis, moves, self.actor.place.fit, self.studio.fine, mode, reference)
         for start in range(0, len(motion), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             some = replace(
