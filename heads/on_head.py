@@ -17,7 +17,7 @@ from .scene import MARGIN, PIVOT
 from .solve import LIDS, LIPS, MOUTH_CORNERS, FaceBasis, euler_angles, gaps, rotations, width
 
 MOST_LIDS, MOST_LIPS = 1.8, 1.2  # how far lids (1: at rest) and lips (mouth's widths) may be opened by edits
-FOLLOWING = ("gaze_up",)  # the lids follow where the eyes look, as they do in life
+FOLLOWING = ("gaze_up",)  # the lids follow eyes that look down, as they do in life
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ def _offset(
         if control.name == "lids":
             lids += by[:, None]
         elif control.name in FOLLOWING:
+            change[by > 0] = 0
             lids += _gaps(basis, change, LIDS) / np.array([gaps(rest, pairs) for pairs in LIDS])
         elif control.name == "mouth":
             lips += np.where(by[:, None] < 0, by[:, None], _gaps(basis, change, LIPS) / width(rest, MOUTH_CORNERS))
