@@ -19,6 +19,7 @@ from .app import console
 from .config import AnimateConfig
 from .driver import DrivingSignals, Source, draft_rule, follow_driver, own_size, read_source
 from .interrupt import Interrupted, StopRequest
+from .moves import check_moves
 from .output import OutputFile
 from .progress import Screen, Stage
 from .sheet import SheetCollector
@@ -37,6 +38,7 @@ DRAFT_PART = 16  # frames of a draft in memory together
 def run(cfg: AnimateConfig) -> int:
     """Animate as `cfg` says; returns the exit code. Raises UserError, with nothing under the output's name then."""
     began = time.monotonic()
+    check_moves(cfg)
     output = OutputFile(cfg.output, overwrite=cfg.overwrite, inputs=(cfg.source, cfg.driving))
     try:
         with StopRequest() as stop, Screen(console) as screen:
@@ -69,6 +71,8 @@ class Animation:
             sheet, told = self._draft(picture, reader)
             return self._finish(sheet, told, reader)
         model = self._load()
+        if self.cfg.moves and not model.adapter.posed:
+            raise UserError("this adapter takes no posed source, so motion cannot be edited: add --draft")
         source = read_source(picture, self.cfg, model.crop)
         signals = self._follow(reader, source)
         if model.adapter.posed:

@@ -42,6 +42,9 @@ class AnimateConfig:
     dilation: float = 0.16
     motion: str = "absolute"
     reference: int = 0
+    edit: str = ""
+    motion_file: Path | None = None
+    save_motion: Path | None = None
     resolution: int | None = None
     crop_scale: float | None = None
     segment_length: int | None = None
@@ -79,6 +82,11 @@ class AnimateConfig:
             raise UserError(f"--max-side must be at least 64 pixels, got {self.max_side}")
         if self.start < 0 or self.reference < 0 or (self.max_frames is not None and self.max_frames < 1):
             raise UserError("--start and --reference must not be negative, and --max-frames must be at least 1")
+
+    @property
+    def moves(self) -> bool:
+        """Whether the motion is to be changed, replaced or kept."""
+        return bool(self.edit.strip()) or self.motion_file is not None or self.save_motion is not None
 
 
 def find_weights(

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..errors import NoFaceError, UserError
+from ..heads.face_motion import fit_motion
 from ..heads.pose import PosedFrame, PosedPortrait
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
 from ..signals.motion import align_motion
@@ -17,6 +18,7 @@ from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
 from ..signals.video import VideoReader
 from .config import AnimateConfig
+from .moves import changed_motion, shown_regions
 
 DRAFT_SCALE = 1.7  # side of a draft's square / size of the face
 DRAFT_LEAST, DRAFT_MOST = 128, 1024  # pixels of its side
@@ -88,7 +90,7 @@ class DrivingSignals:
         source_track = crop_track(source.track, source.crop)
         mode = "relative" if cfg.motion == "relative" else "absolute"
         self.crop = align_motion(own, track, source_track, mode, cfg.reference)
-        self._track = track
+        self._track, self._fps = track, float(reader.info.fps)
         self._posed: Iterator[PosedFrame] | None = None
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
         self._frames = enumerate(reader)
@@ -97,9 +99,13 @@ class DrivingSignals:
         """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError."""
         size = size or source.rule.size
         portrait = PosedPortrait(source.picture, source.track, size, source.rule.scale)
-        landmarks = crop_landmarks(self._track.landmarks, self.crop.affines) * (size / source.rule.size)
+        landmarks = crop_landmarks(self._track.landmarks, self.crop.affines)
+        own = fit_motion(portrait.basis, landmarks, self._track.blendshapes, source.rule.size, self._fps)
+        moves = changed_motion(own, cfg)
+        if not cfg.draft:
+            self._regions = replace(self._regions, regions=shown_regions(moves, self._regions.regions))
         mode = "relative" if cfg.motion == "relative" else "absolute"
-        self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference)
+        self._posed = portrait.perform(moves, mode, cfg.reference)
 
     def take(self, count: int) -> DrivingFrames:
         """The next `count` frames. Raises UserError if the file gives fewer than in the first reading."""

@@ -111,7 +111,8 @@ def still(names: tuple[str, ...], frames: int = 1, fps: float = 25.0) -> FaceMot
     arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     strength, offset = _unedited(frames, 0.0)
     centre, size = np.full((frames, 2), 0.5, np.float32), np.full(frames, 0.04, np.float32)
-    return FaceMotion(names, float(fps), centre=centre, size=size, strength=strength, offset=offset, **arrays)
+    rest = {"centre": centre, "size": size, "strength": strength, "offset": offset}
+    return FaceMotion(names, float(fps), regions=(), **arrays, **rest)
 
 
 def _unedited(frames: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
@@ -145,8 +146,10 @@ def _with_controls(
 ) -> FaceMotion:
     """The motion with the values of some controls from another of the same length."""
     rows = {name: getattr(motion, name).copy() for name in ROWS}
+    every = slice(None)
     places = {"yaw": ("angles", 0), "pitch": ("angles", 1), "roll": ("angles", 2), "right": ("centre", 0),
-              "up": ("centre", 1), "zoom": ("size", ...), "lids": ("lids", ...), "mouth": ("lips", ...)}  # fmt: skip
+              "up": ("centre", 1), "zoom": ("size", every), "lids": ("lids", every),
+              "mouth": ("lips", every)}  # fmt: skip
     for name in controls:
         number = NUMBER[name]
         chosen = weights_of(CONTROLS[number], motion.names)

@@ -141,7 +141,7 @@ class _Reader:
             raise UserError(f"{self.told}: {name} must be an object of lists")
         unknown, missing = set(given) - set(known), set(known) - set(given)
         if unknown:
-            raise UserError(f"{self.told}: {name} has no {min(unknown)!r:.40}; choose among {', '.join(known)}")
+            raise UserError(f"{self.told}: {name} has no {min(unknown)!r:.40}; names are as in {', '.join(known[:4])}")
         if needed and missing:
             raise UserError(f"{self.told}: {name} lacks {', '.join(sorted(missing))}")
         for column, row in given.items():

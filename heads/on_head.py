@@ -14,10 +14,10 @@ from .landmarks import NUM_FACE
 from .motion import Motion
 from .place import openings, retarget, with_openings
 from .scene import MARGIN, PIVOT
-from .solve import LIDS, LIPS, MOUTH_CORNERS, FaceBasis, euler_angles, gaps, rotations, width
+from .solve import LIPS, MOUTH_CORNERS, FaceBasis, euler_angles, gaps, rotations, width
 
 MOST_LIDS, MOST_LIPS = 1.8, 1.2  # how far lids (1: at rest) and lips (mouth's widths) may be opened by edits
-FOLLOWING = ("gaze_up",)  # the lids follow eyes that look down, as they do in life
+FOLLOW = (0.6, 0.4)  # openings at rest by which the lids follow eyes that look wholly down and up, as in life
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,8 @@ def _offset(
         change = moved - before
         if control.name == "lids":
             lids += by[:, None]
-        elif control.name in FOLLOWING:
-            change[by > 0] = 0
-            lids += _gaps(basis, change, LIDS) / np.array([gaps(rest, pairs) for pairs in LIDS])
+        elif control.name == "gaze_up":
+            lids += np.where(by < 0, FOLLOW[0], FOLLOW[1])[:, None] * by[:, None]
         elif control.name == "mouth":
             lips += np.where(by[:, None] < 0, by[:, None], _gaps(basis, change, LIPS) / width(rest, MOUTH_CORNERS))
     return moved, lids, lips
