@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from ..errors import UserError
 
-COMMANDS = ("animate", "edit", "evaluate", "train")  # modules of this package, in the order of the help page
+COMMANDS = ("animate", "edit", "live", "evaluate", "train")  # modules of this package, in the order of the help page
 EXIT_USER_ERROR = 2
 
 console = Console(stderr=True, highlight=False)

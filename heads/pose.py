@@ -18,6 +18,7 @@ from ..signals.track import FaceTrack
 from .drive import fit_face
 from .face_motion import FaceMotion, fit_motion
 from .landmarks import load_bundled
+from .motion import Motion
 from .on_head import on_head
 from .scene import (
     Actor,
@@ -94,10 +95,17 @@ class PosedPortrait:
     def perform(
         self, moves: FaceMotion, mode: Literal["absolute", "relative"] = "absolute", reference: int = 0
     ) -> Iterator[PosedFrame]:
-        """The portrait's head making a motion, edits included, frame by frame; arguments as in `heads.on_head`."""
+        """The portrait's head making a motion, edits included, frame by frame; arguments as in `lay`."""
+        yield from self.draw(self.lay(moves, mode, reference))
+
+    def lay(self, moves: FaceMotion, mode: Literal["absolute", "relative"] = "absolute", reference: int = 0) -> Motion:
+        """The motion as this portrait's head makes it, edits included; arguments as in `heads.on_head`."""
+        return on_head(self.basis, moves, self.actor.place.fit, self.studio.fine, mode, reference)
+
+    def draw(self, motion: Motion, first: int = 0) -> Iterator[PosedFrame]:
+        """The frames of a motion from `lay`, from the frame `first` on."""
         affine = base_affine(self.studio)
-        motion = on_head(self.basis, moves, self.actor.place.fit, self.studio.fine, mode, reference)
-        for start in range(0, len(motion), AT_ONCE):
+        for start in range(first, len(motion), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             some = replace(
                 motion, expression=motion.expression[part], angles=motion.angles[part], shift=motion.shift[part],
