@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from .posing import find_driver
 __all__ = ["REGIONS", "described", "edited", "loaded", "mixed", "of_lines", "of_track", "saved", "timed", "told"]
 
 
+@lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
     """Of the bundled head's expressions."""
     return load_bundled()[0].names

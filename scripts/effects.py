@@ -51,9 +51,9 @@ def _both(stem: str) -> Callable[[FaceTrack], np.ndarray]:
 
 
 def _chin_sideways(track: FaceTrack) -> np.ndarray:
-    """(T,) the chin towards the picture's right of the bridge of the nose, in the head's frame, in eye distances."""
+    """(T,) chin and lower lip towards the picture's right of the nose's bridge, in the head's frame, eye distances."""
     turns = track.matrices[:, :3, :3] / np.linalg.norm(track.matrices[:, :3, :3], axis=1, keepdims=True)
-    apart = (track.landmarks[:, 152] - track.landmarks[:, 168]) * [1, -1, -1]
+    apart = (track.landmarks[:, [152, 148, 377, 17]].mean(1) - track.landmarks[:, 168]) * [1, -1, -1]
     return np.einsum("tij,ti->tj", turns, apart)[:, 0] / track.eye_distance
 
 
