@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Cancelled, UserError
-from .config import AnimateConfig, WeightFiles, find_weights
+from .config import MOTION_FILES, AnimateConfig, WeightFiles, find_weights
 from .media import IN_MEMORY, Media
-from .output import OutputFile
+from .moves import check_moves
+from .output import OutputFile, settling
 from .stages import Animation, Display, Stop
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _PLACES = ("source", "driving", "output", "weights")
 _OF_THE_MODEL = ("strength", "device", "dtype")
-NO_MEMORY = "there is not enough memory: lower --resolution, --segment-length or --max-side"
 NO_FILES = WeightFiles(base=IN_MEMORY, adapter=IN_MEMORY, autoencoder=IN_MEMORY)
 
 
@@ -108,6 +108,7 @@ def animate(
         hint = "; it belongs to load_model" if set(unknown) & {*_OF_THE_MODEL, "weights"} else ""
         raise UserError(f"animate has no setting {', '.join(unknown)}{hint}; known: {', '.join(sorted(known))}")
     plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    plain |= {name: Path(plain[name]) for name in MOTION_FILES if plain.get(name) is not None}
     cfg = AnimateConfig(
         source=IN_MEMORY if isinstance(source, np.ndarray) else Path(source),
         driving=Path(driving) if isinstance(driving, str | Path) else IN_MEMORY,
@@ -135,6 +136,7 @@ def output_of(cfg: AnimateConfig, media: Media, loaded: LoadedModel | None = Non
         sheet=cfg.contact_sheet,
         inputs=(
             *(path for path, array in media_files if array is None),
+            *(path for path in (cfg.motion_file,) if path is not None),
             *(path for path in (weights.base, weights.adapter, weights.autoencoder) if path != IN_MEMORY),
         ),
     )
@@ -155,26 +157,9 @@ def run(
     """
     began = time.monotonic()
     animation = Animation(cfg, output, display, stop, media=media, loaded=loaded)
-    try:
+    with settling(output):
+        check_moves(cfg)
         count = animation.run()
-    except Cancelled as cancelled:
-        if output is not None:
-            cancelled.kept = output.settle()
-        raise
-    except UserError as error:
-        if output is None:
-            raise
-        left = output.settle()
-        if not output.started:
-            raise
-        raise type(error)(f"{error}; {left}") from error
-    except MemoryError as error:
-        left = "" if output is None else f"; {output.settle()}"
-        raise UserError(NO_MEMORY + left) from error
-    except BaseException:
-        if output is not None:
-            output.settle()
-        raise
     timing, seconds = animation.timing, time.monotonic() - began
     assert timing is not None
     if output is None:

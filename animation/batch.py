@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from ..errors import Cancelled, MediaError, UserError
 from ..model.checks import shortened
-from .config import AnimateConfig, WeightFiles
+from .config import MOTION_FILES, AnimateConfig, WeightFiles
 
 if TYPE_CHECKING:
     from .pipeline import LoadedModel
@@ -56,7 +56,10 @@ class Job:
     @property
     def stamp(self) -> dict[str, Any]:
         """What the result is made from and with; another stamp is another result."""
-        return {"settings": dict(self.settings), "source": _seen(self.source), "driving": _seen(self.driving)}
+        settings = {key: str(value) if key in MOTION_FILES else value for key, value in self.settings.items()}
+        if "motion_file" in settings:
+            settings["motion_file"] = _seen(self.settings["motion_file"])
+        return {"settings": settings, "source": _seen(self.source), "driving": _seen(self.driving)}
 
 
 @dataclass(frozen=True)
@@ -258,12 +261,13 @@ def _job(where: str, table: Mapping[str, Any], root: Path, out: Path) -> Job:
     for key in ("source", "driving"):
         if key not in table:
             raise UserError(f"{where}: {key} is missing")
-    for key in _PATHS:
+    for key in (*_PATHS, *MOTION_FILES):
         if not isinstance(table.get(key, ""), str) or "\0" in table.get(key, ""):
             raise UserError(f"{where}: {key} must be a path, got {shortened(table[key])}")
     source, driving = root / table["source"], root / table["driving"]
     output = out / table.get("output", f"{source.stem}-{driving.stem}.mp4")
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items() if k not in _PATHS}
+    settings |= {key: base / table[key] for key, base in zip(MOTION_FILES, (root, out), strict=True) if key in table}
     weights = WeightFiles(base=root, adapter=root, autoencoder=root)
     try:  # a setting that cannot work is told before anything is made
         AnimateConfig(source=source, driving=driving, output=output, weights=weights, **settings)
@@ -312,12 +316,15 @@ def _atoms(kind: Any) -> Iterator[Any]:
 def _check_outputs(path: Path, jobs: Sequence[Job]) -> None:
     seen: dict[Path, Job] = {}
     for job in jobs:
-        place = job.output.resolve()
-        if place in seen:
-            raise UserError(f"{path}: two jobs write {job.output}: give them an `output` each")
-        seen[place] = job
+        for key, file in (("output", job.output), ("save_motion", job.settings.get("save_motion"))):
+            if file is not None and file.resolve() in seen:
+                raise UserError(f"{path}: two jobs write {file}: give each its own `{key}`")
+            if file is not None:
+                seen[file.resolve()] = job
     for job in jobs:
-        for file in (job.source, job.driving):
+        for file in (job.source, job.driving, job.settings.get("motion_file")):
+            if file is None:
+                continue
             if file.resolve() in seen:
                 raise UserError(f"{path}: {file} is an input of one job and the output of another")
 

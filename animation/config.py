@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 from ..errors import UserError
+from ..heads.controls import parse_edits
 from ..model.checks import Within, check_fields, shortened
 from ..model.config import MAX_RESOLUTION, MAX_SEGMENT, MAX_STEPS, Share, Solver, Weight
 
 Count = Annotated[int, Within(0, 10**9)]  # of frames
 MOTIONS = ("absolute", "relative")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+MOTION_FILES = ("motion_file", "save_motion")  # settings that are paths, beside media and weights
 REGIONS = ("eyes", "nose", "mouth")
 
 
@@ -47,6 +49,9 @@ class AnimateConfig:
     dilation: Annotated[float, Within(0, 10)] = 0.16
     motion: str = "absolute"
     reference: Count = 0
+    edit: str = ""
+    motion_file: Path | None = None
+    save_motion: Path | None = None
     resolution: Annotated[int, Within(64, MAX_RESOLUTION)] | None = None
     crop_scale: Annotated[float, Within(1, 4)] | None = None
     segment_length: Annotated[int, Within(1, MAX_SEGMENT)] | None = None
@@ -70,6 +75,7 @@ class AnimateConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        parse_edits(self.edit)
         unknown = [r for r in self.regions if r not in REGIONS]
         if unknown or not self.regions:
             raise UserError(f"unknown region {', '.join(unknown) or '(none)'}: choose among {', '.join(REGIONS)}")
@@ -87,6 +93,11 @@ class AnimateConfig:
                     f"{name} must be largest, left, right, or a number counted from the left from 0, got "
                     f"{shortened(face)}"
                 )
+
+    @property
+    def moves(self) -> bool:
+        """Whether the motion is to be changed, replaced or kept."""
+        return bool(self.edit.strip()) or self.motion_file is not None or self.save_motion is not None
 
 
 def find_weights(

@@ -17,8 +17,10 @@ from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
 from .config import AnimateConfig
 from .media import Clip
+from .moves import changed_motion, shown_regions
 
 if TYPE_CHECKING:
+    from ..heads.face_motion import FaceMotion
     from ..heads.pose import PosedFrame, PosedPortrait  # brings torch: seconds, spent beside other work
 
 LEAST_SEEN = 0.1  # share of the frames that must show the face
@@ -104,8 +106,10 @@ def own_size(source: Source) -> int:
 class DrivingSignals:
     """Second reading: the driver's frames in order, cropped like the source and masked to the chosen regions.
 
-    `first`: the frame that `take` begins with.
+    `first`: the frame that `take` begins with. `moves`: after `pose`, the motion of the frames that are wanted.
     """
+
+    moves: FaceMotion | None = None
 
     def __init__(self, reader: Clip, track: FaceTrack, source: Source, cfg: AnimateConfig, first: int = 0) -> None:
         self.num_frames = track.num_frames
@@ -115,7 +119,7 @@ class DrivingSignals:
         source_track = crop_track(source.track, source.crop)
         mode = "relative" if cfg.motion == "relative" else "absolute"
         self.crop = align_motion(own, track, source_track, mode, cfg.reference)
-        self._track = track
+        self._track, self._fps = track, float(reader.info.fps)
         self._posed: Iterator[PosedFrame] | None = None
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
         self._reader, self._first = reader, first
@@ -133,13 +137,20 @@ class DrivingSignals:
 
         portrait: the head, if it is made already. last: the frame before which posing ends; None: all.
         """
+        from ..heads.face_motion import fit_motion
         from ..heads.pose import PosedPortrait
 
         size = size or source.rule.size
         portrait = portrait or PosedPortrait(source.picture, source.track, size, source.rule.scale)
-        landmarks = crop_landmarks(self._track.landmarks, self.crop.affines) * (size / source.rule.size)
+        landmarks = crop_landmarks(self._track.landmarks, self.crop.affines)
+        own = fit_motion(portrait.basis, landmarks, self._track.blendshapes, source.rule.size, self._fps)
+        wanted = min(self.num_frames, cfg.max_frames or self.num_frames)
+        moves = changed_motion(own, cfg, wanted)
+        self.moves = moves[:wanted]
+        if not cfg.draft:
+            self._regions = replace(self._regions, regions=shown_regions(moves, self._regions.regions))
         mode = "relative" if cfg.motion == "relative" else "absolute"
-        self._posed = portrait.pose(landmarks, self._track.blendshapes, mode, cfg.reference, self._first, last)
+        self._posed = portrait.perform(moves, mode, cfg.reference, self._first, last)
 
     def posed(self) -> Iterator[PosedFrame]:
         """The frames of the posed source from the first on, after `pose`, instead of `take`."""

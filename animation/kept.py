@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .pipeline import LoadedModel
 
 _NOT_IN_SETTINGS = ("source", "driving", "output", "weights", "overwrite", "resume", "force", "contact_sheet")
+_NOT_IN_SETTINGS += ("motion_file", "save_motion")
 _SAMPLE = 1 << 20  # bytes at either end of a weights file that tell it from others
 
 
@@ -92,6 +93,8 @@ def settings_of(cfg: AnimateConfig, media: Media, loaded: LoadedModel | None) ->
             found["driving"] = _digest(cfg.driving)
         else:
             found["driving"] = f"{_digest_arrays(media.driving)} {media.fps}"
+        if cfg.motion_file is not None:
+            found["motion_file"] = _digest(cfg.motion_file)
         if not cfg.draft:
             found |= {name: _sampled(path) for name, path in asdict(weights).items()}
     except OSError as error:

@@ -6,9 +6,11 @@ import errno
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import MediaError, UserError
+from ..errors import Cancelled, MediaError, UserError
 from ..signals.files import MEDIA_ERRORS, open_container, write_whole
 from .kept import Checkpoint
 from .lock import FileLock
@@ -25,7 +27,8 @@ class OutputFile:
 
     Checked at once, before any work: ending; neither file is an input; neither is there yet (unless `overwrite`);
     nothing that an earlier run left would be lost (unless `resume` or `overwrite`); no other run makes the same file;
-    writable. Holds a lock until `commit` or `settle`, one of which must be called. Raises UserError or MediaError.
+    writable. `resume` None: runs of this kind cannot go on. Holds a lock until `commit` or `settle`, one of which must
+    be called. Raises UserError or MediaError.
     """
 
     def __init__(
@@ -33,11 +36,12 @@ class OutputFile:
         path: Path,
         *,
         overwrite: bool = False,
-        resume: bool = False,
+        resume: bool | None = False,
         sheet: bool = True,
         inputs: tuple[Path, ...] = (),
     ) -> None:
         self.path, self.overwrite = path, overwrite
+        self._resumable = resume is not None
         self.started = False  # to be set when this run begins to write
         if not path.name:
             raise UserError(f"output {path} is a folder: give a file name, such as {path / 'out.mp4'}")
@@ -57,7 +61,7 @@ class OutputFile:
                 f"cannot write {path} ({error.strerror}): choose a folder that you may write to with -o"
             ) from error
         try:
-            self._look(resume)
+            self._look(bool(resume))
         except BaseException:
             self._release()
             raise
@@ -114,13 +118,16 @@ class OutputFile:
         if best is not None:
             self._remove_videos(but=best if frames else None)
         self._release()
-        return f"the first {frames} frames are kept in {best}; --resume goes on from there" if frames else NOTHING
+        if not frames:
+            return NOTHING
+        advice = "; --resume goes on from there" if self._resumable else ""
+        return f"the first {frames} frames are kept in {best}{advice}"
 
     def _check(self, inputs: tuple[Path, ...]) -> None:
         for written in (self.path, self.sheet, self.folder):
-            if written is not None and any(_same(written, read) for read in inputs):
+            if written is not None and any(same_file(written, read) for read in inputs):
                 raise UserError(f"output {written} is also an input: choose another name with -o")
-        if any(_same(self.folder, read.parent) for read in inputs):
+        if any(same_file(self.folder, read.parent) for read in inputs):
             raise UserError(f"an input lies in {self.folder}, where the output is made: choose another name with -o")
         if self.path.is_dir():
             raise UserError(f"output {self.path} is a folder: give a file name, such as {self.path / 'out.mp4'}")
@@ -155,7 +162,8 @@ class OutputFile:
         if frames and not (resume or self.overwrite):
             raise UserError(
                 f"an earlier run stopped after {frames} frames, kept in {best}: "
-                "go on with --resume, or begin anew with --overwrite"
+                + ("go on with --resume, or begin anew" if self._resumable else "move it, or begin anew")
+                + " with --overwrite"
             )
         if resume:
             found = Checkpoint.load(self.folder / _CHECKPOINT)
@@ -194,7 +202,31 @@ class OutputFile:
                 return
 
 
+@contextmanager
+def settling(output: OutputFile | None) -> Iterator[None]:
+    """Settles the output (None: there is none) of a run that fails: `Cancelled` and UserError say what is left."""
+    try:
+        yield
+    except Cancelled as cancelled:
+        if output is not None:
+            cancelled.kept = output.settle()
+        raise
+    except UserError as error:
+        left = NOTHING if output is None else output.settle()
+        if output is None or not output.started:
+            raise
+        raise type(error)(f"{error}; {left}") from error
+    except MemoryError as error:
+        left = NOTHING if output is None else output.settle()
+        raise UserError(f"{NO_MEMORY}; {left}") from error
+    except BaseException:
+        if output is not None:
+            output.settle()
+        raise
+
+
 NOTHING = "nothing was written"
+NO_MEMORY = "there is not enough memory: lower --resolution, --segment-length or --max-side"
 
 
 def _count(path: Path) -> int:
@@ -214,7 +246,7 @@ def _is_ours(path: Path) -> bool:
     return name in (_LOCK, _CHECKPOINT) or bool(_VIDEO.fullmatch(name) or _UNFINISHED.fullmatch(name))
 
 
-def _same(a: Path, b: Path) -> bool:
+def same_file(a: Path, b: Path) -> bool:
     """Whether two paths are one file, by whatever name."""
     try:
         return os.path.samefile(a, b)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..errors import MediaError
+from ..errors import MediaError, UserError
 from ..signals.detail import transfer_detail
 from ..signals.images import encode_image
 from ..signals.video import Timing
@@ -77,6 +77,7 @@ class Animation:
         self.loaded = loaded
         self.kept = FrameKeeper()
         self.timing: Timing | None = None  # of the result, once the driver was read
+        self.signals: DrivingSignals | None = None
 
     def run(self) -> int:
         """All stages, cheap checks first; returns the number of frames."""
@@ -91,6 +92,7 @@ class Animation:
         else:
             sheet, told = self._by_model(picture, reader, settings)
         self.timing = self._timing(reader)
+        self._keep_motion()
         if self.output is not None:
             self.output.commit()
             if self.cfg.contact_sheet:
@@ -99,6 +101,8 @@ class Animation:
 
     def _by_model(self, picture: np.ndarray, reader: Clip, settings: dict[str, str]) -> tuple[SheetCollector, str]:
         model = self._load()
+        if self.cfg.moves and not model.adapter.posed:
+            raise UserError("this adapter takes no posed source, so motion cannot be edited: add --draft")
         source = read_source(picture, self.cfg, model.crop)
         signals = self._follow(reader, source)
         if model.adapter.posed:
@@ -172,7 +176,8 @@ class Animation:
         stage.done()
         for problem in reader.problems:
             log.warning("%s", problem)
-        return DrivingSignals(reader, track, source, self.cfg, self._begin)
+        self.signals = DrivingSignals(reader, track, source, self.cfg, self._begin)
+        return self.signals
 
     def _describe(self, model: Model, reader: Clip) -> None:
         timing = self._timing(reader)
@@ -224,6 +229,13 @@ class Animation:
         if frame.posed is None or not self.cfg.detail:
             return frame.result
         return transfer_detail(frame.result, frame.posed.picture, frame.posed.known, self.cfg.detail)
+
+    def _keep_motion(self) -> None:
+        """Write --save-motion, if it is wished."""
+        if self.cfg.save_motion is not None and self.signals is not None and self.signals.moves is not None:
+            from ..heads.motion_file import save_motion
+
+            save_motion(self.cfg.save_motion, self.signals.moves)
 
     def _save_sheet(self, output: OutputFile, sheet: SheetCollector, told: str) -> None:
         names = f"{self.cfg.source.name} + {self.cfg.driving.name}"

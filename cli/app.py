@@ -18,7 +18,7 @@ from rich.markup import escape
 from ..animation.version import installed_version
 from ..errors import UserError
 
-COMMANDS = ("animate", "batch", "evaluate", "train")  # modules of this package, in the order of the help page
+COMMANDS = ("animate", "batch", "edit", "live", "evaluate", "train")  # modules here, in the order of the help page
 EXIT_USER_ERROR = 2
 
 console = Console(stderr=True, highlight=False)

@@ -47,6 +47,11 @@ Brows = Annotated[bool, _signals("The eyes' region takes in the brows.", "--brow
 Dilation = Annotated[float, _signals("Growth of the regions, in eye distances.", min=0)]
 Motion = Annotated[str, _signals("absolute: the driver's own pose; relative: counted from the source's pose.")]
 Reference = Annotated[int, _signals("Relative motion: the driving frame laid over the source.", min=0)]
+Edit = Annotated[
+    str, _signals("Change the motion: smile=0.3 adds, yaw*0.5 weakens, head@0 holds frame 0. See `svdp edit --help`.")
+]
+MotionFile = Annotated[Path | None, _signals("Motion in place of the driver's, as --save-motion writes it.")]
+SaveMotion = Annotated[Path | None, _signals("Write the motion, edits included (.json).")]
 SelectFace = Annotated[str, _signals("The driver's face: largest, left, right, or 0, 1, ... from the left.")]
 SourceFace = Annotated[str, _signals("The source's face, likewise.")]
 

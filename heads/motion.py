@@ -27,6 +27,10 @@ class Motion:
     def __len__(self) -> int:
         return len(self.zoom)
 
+    def __getitem__(self, part: slice) -> Motion:
+        """Some of the frames."""
+        return Motion(self.expression[part], self.angles[part], self.shift[part], self.zoom[part])
+
 
 def limit_angles(motion: Motion, limits: np.ndarray, centre: np.ndarray | float = 0.0) -> Motion:
     """The same motion with its angles squeezed smoothly into centre +- limits (3,) degrees."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from .motion import Motion
 from .scene import PIVOT
 from .solve import LIDS, LIPS, MOUTH_CORNERS, FaceBasis, euler_angles, gaps, rotations, solve_within, width
 
+if TYPE_CHECKING:
+    from .face_motion import FaceMotion
+
 TOUCH_LIDS = 0.075  # centimetres between the landmarks of a closed eye's lids
 TOUCH_LIPS = -0.05  # centimetres from the mouth at rest until its lips touch
 GAP_NOISE = 0.02  # centimetres by which a gap may be missed
@@ -22,6 +25,7 @@ STIFF = 0.01  # how far the weights that are not in FREE may change
 TURN_FREE, TURN_MOST = 22.0, 38.0  # degrees away from the photo's own view: not limited, and never reached
 SIZE_FREE = 0.05  # share by which a face may seem larger or smaller before the head's size follows: the tracker's noise
 SIZE_PACE = 8.0  # frames: so slowly
+MOST_LIDS = 1.4  # how far a picture's lids may count as open at rest
 MOST_BLINK = 1.25  # large eyes need more than the whole shape
 
 
@@ -40,18 +44,30 @@ def transfer(
 
     Lids and lips are as open as the driver's, whatever the proportions. eyeBlink may exceed 1 on large eyes.
     """
+    expression, lids, lips, angles = retarget(basis, driver, source, mode, reference)
+    return with_openings(basis, source.identity, expression, lids, lips), angles
+
+
+def retarget(
+    basis: FaceBasis,
+    driver: DriverMotion | FaceMotion,
+    source: HeadFit,
+    mode: Literal["absolute", "relative"],
+    reference: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What `transfer` wants of the source: expression (T, E), lids (T, 2), lips (T, 3), angles (T, 3) degrees."""
     expression, lids, lips = (a.astype(np.float64) for a in (driver.expression, driver.lids, driver.lips))
     angles = driver.angles
     if mode == "relative":
-        own_lids, own_lips = _openings(basis, source)
+        own_lids, own_lips = openings(basis, source)
         expression = np.clip(expression - expression[reference] + source.expression, 0, 1)
-        lids = lids * (own_lids / np.maximum(lids[reference], 0.5))
-        lips = np.maximum(lips - lips[reference] + own_lips, 0)
+        lids = lids * (np.clip(own_lids, 0, MOST_LIDS) / np.maximum(lids[reference], 0.5))
+        lips = np.maximum(lips - lips[reference] + np.maximum(own_lips, 0), 0)
         turns = rotations(angles)
         own = euler_angles(source.camera.rotation)
         change = euler_angles(turns @ turns[reference].T @ source.camera.rotation) - own
         angles = (own + limit_turn((change + 180) % 360 - 180)).astype(np.float32)
-    return _with_openings(basis, source.identity, expression, lids, lips), angles
+    return expression, lids, lips, angles
 
 
 def place(
@@ -109,16 +125,16 @@ def follow_size(sizes: np.ndarray) -> np.ndarray:
     return usual * np.exp(np.sign(slow) * np.maximum(np.abs(slow) - SIZE_FREE, 0))
 
 
-def _openings(basis: FaceBasis, source: HeadFit) -> tuple[np.ndarray, np.ndarray]:
+def openings(basis: FaceBasis, source: HeadFit) -> tuple[np.ndarray, np.ndarray]:
     """Lids (2,) and lips (3,) of the source's picture, as in DriverMotion."""
     rest = basis.person(source.identity)
     face = basis.express(rest, source.expression[None])[0]
     lids = [(gaps(face, pairs) - TOUCH_LIDS) / (gaps(rest, pairs) - TOUCH_LIDS) for pairs in LIDS]
     lips = [gaps(face - rest, pairs) - TOUCH_LIPS for pairs in LIPS] / width(rest, MOUTH_CORNERS)
-    return np.clip(lids, 0, 1.4), np.maximum(lips, 0)
+    return np.array(lids), lips
 
 
-def _with_openings(
+def with_openings(
     basis: FaceBasis, identity: np.ndarray, expression: np.ndarray, lids: np.ndarray, lips: np.ndarray
 ) -> np.ndarray:
     """Weights (T, E) changed as little as possible so that this head's lids (T, 2) and lips (T, 3) are so far open."""

@@ -7,7 +7,7 @@ and result lie in one place.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Literal
@@ -16,12 +16,12 @@ import numpy as np
 
 from ..errors import NoFaceError
 from ..signals.track import FaceTrack
-from .drive import fit_driver, fit_face
+from .drive import fit_face
+from .face_motion import FaceMotion, fit_motion
 from .landmarks import load_bundled
 from .motion import Motion
-from .place import place, transfer
+from .on_head import on_head
 from .scene import (
-    SUPERSAMPLING,
     Actor,
     Portrait,
     Studio,
@@ -92,25 +92,42 @@ class PosedPortrait:
         Args:
             landmarks: (T, 478, 3) of the driver, pixels of its square.
             blendshapes: (T, 52) as in FaceTrack.
-            mode, reference: the driver's own motion, or its change since a frame, as in `heads.place.transfer`.
+            mode, reference: the driver's own motion, or its change since a frame, as in `heads.on_head`.
             first, last: frames to begin and to end before (None: all); the others are fitted, and not given.
         """
-        driver = fit_driver(self.basis, landmarks.astype(np.float32), blendshapes)
-        fit, affine = self.actor.place.fit, base_affine(self.studio)
-        expression, angles = transfer(self.basis, driver, fit, mode, reference)
-        marks = landmarks * SUPERSAMPLING
-        motion = place(self.basis, fit, expression, angles, marks, affine, self.studio.fine)
+        moves = fit_motion(self.basis, landmarks, blendshapes, self.studio.size)
+        yield from self.perform(moves, mode, reference, first, last)
+
+    def perform(
+        self,
+        moves: FaceMotion,
+        mode: Literal["absolute", "relative"] = "absolute",
+        reference: int = 0,
+        first: int = 0,
+        last: int | None = None,
+    ) -> Iterator[PosedFrame]:
+        """The portrait's head making a motion, edits included; arguments as in `lay` and `draw`."""
+        yield from self.draw(self.lay(moves, mode, reference), first, last)
+
+    def lay(self, moves: FaceMotion, mode: Literal["absolute", "relative"] = "absolute", reference: int = 0) -> Motion:
+        """The motion as this portrait's head makes it, edits included; arguments as in `heads.on_head`."""
+        return on_head(self.basis, moves, self.actor.place.fit, self.studio.fine, mode, reference)
+
+    def draw(self, motion: Motion, first: int = 0, last: int | None = None) -> Iterator[PosedFrame]:
+        """The frames of a motion from `lay`, from `first` on and before `last` (None: to the end).
+
+        Several threads draw, AT_ONCE frames each; a frame comes out the same wherever one begins or ends, to the bit.
+        """
+        affine = base_affine(self.studio)
         end = len(motion) if last is None else min(last, len(motion))
-        begin = first // AT_ONCE * AT_ONCE  # parts are the same wherever a run begins or ends, to the bit
-        parts = [
-            replace(
-                motion, expression=motion.expression[part], angles=motion.angles[part], shift=motion.shift[part],
-                zoom=motion.zoom[part],
-            )
-            for part in (slice(start, start + AT_ONCE) for start in range(begin, end, AT_ONCE))
-        ]  # fmt: skip
+        begin = first // AT_ONCE * AT_ONCE
+        parts = [motion[start : start + AT_ONCE] for start in range(begin, end, AT_ONCE)]
         drawn = chain.from_iterable(in_order(lambda part: self._draw(part, affine), parts))
         yield from islice(drawn, first - begin, end - begin)
+
+    def draw_one(self, motion: Motion, number: int) -> PosedFrame:
+        """One frame of a motion from `lay`, by this thread alone."""
+        return self._draw(motion[number : number + 1], base_affine(self.studio))[0]
 
     def _draw(self, motion: Motion, affine: np.ndarray) -> list[PosedFrame]:
         drawn = draw_frames(self.studio, self.actor, move_head(self.studio, self.actor, motion), affine)

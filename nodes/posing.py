@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from hashlib import sha256
+from math import ceil
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..heads.pose import PosedPortrait
-from ..signals.crops import Crop, CropConfig, crop_track
+from ..heads.face_motion import FaceMotion
+from ..heads.pose import PosedFrame, PosedPortrait
+from ..signals.crops import Crop, CropConfig, crop_track, plan_crop, zoom_of
 from ..signals.track import FaceTrack, detect_face
 from .faces import LANDMARKS_FPS, as_track, find_track
 from .media import Progress, to_image, to_mask, to_uint8
 
 Motion = Literal["absolute", "relative"]
+SIDE_STEP, SIDES = 16, (128, 1024)  # sides of the portrait's own square, pixels: multiples of, and from - to
+KEPT = 2  # heads of portraits
+_KEPT: dict[tuple, PosedPortrait] = {}
 
 
 def find_driver(track: FaceTrack | None, images: Tensor | None, crop: Crop | None) -> FaceTrack:
@@ -50,20 +57,58 @@ def pose_portrait(
 
     Raises UserError for several portraits or an unknown reference frame, NoFaceError where the portrait is a profile.
     """
-    if len(portrait) != 1:
-        raise UserError(f"the portrait is one picture, got {len(portrait)}: take one with Get Image from Batch")
     if reference >= driver.num_frames:
         raise UserError(
             f"reference frame {reference} is not among the {driver.num_frames} of the driver: choose a smaller"
         )
-    picture, count = to_uint8(portrait[0]), driver.num_frames
-    found = as_track(face, portrait)
     size = size or driver.image_size[0]
-    head = PosedPortrait(picture, detect_face(picture) if found is None else found, size, scale)
+    head = pose_head(portrait, face, size, scale)
+    landmarks = driver.landmarks * (size / driver.image_size[0])
+    return _drawn(head.pose(landmarks, driver.blendshapes, motion, reference), driver.num_frames, size)
+
+
+def square_side(track: FaceTrack | None) -> int:
+    """Side in pixels of the squares that a track is of; 0 without one."""
+    return 0 if track is None else find_driver(track, None, None).image_size[0]
+
+
+def perform_motion(
+    portrait: Tensor, face: Any, moves: FaceMotion, size: int, scale: float, motion: Motion, reference: int
+) -> tuple[Tensor, Tensor]:
+    """As `pose_portrait`, by a motion; size 0: as large as the portrait is there. Errors likewise."""
+    if reference >= len(moves):
+        raise UserError(f"reference frame {reference} is not among the {len(moves)} of the motion: choose a smaller")
+    head = pose_head(portrait, face, size, scale)
+    return _drawn(head.perform(moves, motion, reference), len(moves), head.studio.size)
+
+
+def pose_head(portrait: Tensor, face: Any, size: int, scale: float) -> PosedPortrait:
+    """The portrait on its head, the last few of which are kept: a slider then only draws. Errors as above."""
+    if len(portrait) != 1:
+        raise UserError(f"the portrait is one picture, got {len(portrait)}: take one with Get Image from Batch")
+    picture, found = to_uint8(portrait[0]), as_track(face, portrait)
+    named = b"" if found is None else found.landmarks.tobytes() + found.blendshapes.tobytes()
+    key = (sha256(picture.tobytes() + named).hexdigest(), picture.shape, size, scale)
+    head = _KEPT.pop(key, None)
+    if head is None:
+        there = detect_face(picture) if found is None else found
+        head = PosedPortrait(picture, there, size or own_side(there, scale), scale)
+    _KEPT[key] = head
+    while len(_KEPT) > KEPT:
+        del _KEPT[next(iter(_KEPT))]
+    return head
+
+
+def own_side(face: FaceTrack, scale: float) -> int:
+    """Side in pixels of a portrait's square at its own resolution, a multiple of 16 within limits."""
+    there = SIDE_STEP / float(zoom_of(plan_crop(face, CropConfig(size=SIDE_STEP, scale=scale)).affines)[0])
+    return int(min(max(ceil(there / SIDE_STEP) * SIDE_STEP, SIDES[0]), SIDES[1]))
+
+
+def _drawn(frames: Iterator[PosedFrame], count: int, size: int) -> tuple[Tensor, Tensor]:
     pictures, known = torch.empty(count, size, size, 3), torch.empty(count, size, size)
     step = Progress(count)
-    landmarks = driver.landmarks * (size / driver.image_size[0])
-    for t, frame in enumerate(head.pose(landmarks, driver.blendshapes, motion, reference)):
+    for t, frame in enumerate(frames):
         step()
         pictures[t], known[t] = to_image(frame.picture[None])[0], to_mask(frame.known)
     return pictures, known

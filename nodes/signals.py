@@ -4,7 +4,7 @@
 # (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import io
 
-from .types import CATEGORY, FACES, AdapterType, CropType, FaceTrackType, LandmarksType, track_input
+from .types import CATEGORY, FACES, AdapterType, CropType, FaceTrackType, LandmarksType, MotionType, track_input
 
 FACES_OR_NUMBER = {**FACES, "number": ""}
 
@@ -336,6 +336,12 @@ class SVDPPosePortrait(io.ComfyNode):
                     tooltip="The scale of Face Crop: side of the square over the size of the face. 0: the adapter's; "
                     "without an adapter 1.9.",
                 ),
+                MotionType.Input(
+                    "driver_motion",
+                    optional=True,
+                    tooltip="In place of driver_track: what the portrait is to do, from Edit Motion and its kin. Then "
+                    "size 0 is the portrait's own.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -352,10 +358,13 @@ class SVDPPosePortrait(io.ComfyNode):
     @classmethod
     def execute(
         cls, portrait, size, motion, reference, scale,
-        track=None, driver_track=None, driver=None, crop=None, adapter=None,
+        track=None, driver_track=None, driver=None, crop=None, adapter=None, driver_motion=None,
     ) -> io.NodeOutput:  # fmt: skip
         from . import posing
 
+        if driver_motion is not None:
+            side, wide = size or posing.square_side(driver_track), posing.crop_scale(scale, adapter)
+            return io.NodeOutput(*posing.perform_motion(portrait, track, driver_motion, side, wide, motion, reference))
         moved = posing.find_driver(driver_track, driver, crop)
         wide = posing.crop_scale(scale, adapter)
         return io.NodeOutput(*posing.pose_portrait(portrait, track, moved, size, wide, motion, reference))

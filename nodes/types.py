@@ -10,6 +10,7 @@ FACES = {"largest": "largest", "leftmost": "left", "rightmost": "right"}  # labe
 FaceTrackType = io.Custom("SVDP_FACE_TRACK")  # signals.track.FaceTrack
 CropType = io.Custom("SVDP_CROP")  # signals.crops.Crop
 AdapterType = io.Custom("SVDP_ADAPTER")  # model.backends.comfy.LoadedAdapter
+MotionType = io.Custom("SVDP_MOTION")  # heads.face_motion.FaceMotion
 LandmarksType = io.Custom("FACE_LANDMARKS")  # what ComfyUI's own face landmarker gives
 
 

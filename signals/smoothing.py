@@ -61,6 +61,24 @@ class OneEuro:
         return smooth
 
 
+class OneEuroStream:
+    """The same filter for values that come one by one: forwards alone, so it lags a little behind quick motion."""
+
+    def __init__(self, settings: OneEuro | None = None):
+        self._settings = settings or OneEuro()
+        self._last: np.ndarray | None = None
+        self._speed: np.ndarray | float = 0.0
+
+    def __call__(self, value: np.ndarray, seconds: float, scale: float = 1.0) -> np.ndarray:
+        """The smoothed value, `seconds` after the last one, in the type of `value`; the first one is itself."""
+        new, fps, cfg = value.astype(np.float64), 1 / max(seconds, 1e-3), self._settings
+        before = new if self._last is None else self._last
+        self._speed = self._speed + _weight(cfg.derivative_cutoff, fps) * ((new - before) * fps / scale - self._speed)
+        cutoff = cfg.min_cutoff + cfg.beta * np.abs(self._speed)
+        self._last = before + _weight(cutoff, fps) * (new - before)
+        return self._last.astype(value.dtype)
+
+
 def _weight(cutoff, fps: float):
     """Share of the new value in a first-order low pass of `cutoff` Hz at `fps`."""
     ratio = 2 * np.pi * cutoff / fps

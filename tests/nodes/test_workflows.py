@@ -19,7 +19,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_there_are_some():
-    assert len(FILES) == 8
+    assert len(FILES) == 11
 
 
 @pytest.fixture(params=FILES, ids=lambda p: p.stem)
