@@ -83,7 +83,7 @@ def test_the_bundled_adapter_is_in_the_list(bundled):
 def test_open_weights_and_shift_are_the_adapters_own(chain, own):
     fusion = chain["guider"].fusion
     assert (fusion.source, fusion.driving, fusion.history) == (own["fusion"]["source"], 2.0, own["fusion"]["history"])
-    assert fusion.rescale == own["fusion"]["rescale"] > 0
+    assert fusion.rescale == own["fusion"]["rescale"]
     assert chain["model"].get_model_object("model_sampling").shift == own["shift"]
 
 
