@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import comfy.model_management
 import comfy.samplers
-import comfy.sd
 import comfy.utils
 import latent_preview
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..heads.pose import PosedFrame, PosedPortrait
-from ..model.backends.comfy import LoadedAdapter, apply_adapter, load_adapter, own_fusion
+from ..model.backends.comfy import LoadedAdapter, apply_adapter, own_fusion
 from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
 from ..model.backends.comfy_sampling import sample_video, segment_plan
 from ..model.backends.comfy_signals import encode_signals, encode_source, joined
@@ -36,7 +35,7 @@ from ..signals.preview import contact_sheet, pick_frames
 from ..signals.regions import REGIONS, RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, describe_track, detect_face, track_faces
 from ..signals.video import VideoReader, VideoWriter
-from .folders import KEY, bundled
+from .bundled import Model, bundled_adapter, bundled_model
 from .media import temporary_file, to_image, to_mask, to_uint8
 
 log = logging.getLogger(__name__)
@@ -48,15 +47,6 @@ COLUMNS, CELL = 8, 160  # of the contact sheet, pixels
 STAGES = (("track", 15), ("encode", 20), ("sample", 55), ("write", 10))  # share of the progress bar, in percent
 DRAFT_STAGES = (("track", 30), ("write", 70))
 DRAFT_STEP, DRAFT_SIDES = 16, (128, 1024)  # sides of a draft's square, pixels: multiples of, and from - to
-
-
-@dataclass(frozen=True)
-class Model:
-    """What animates: a bare MODEL, an adapter for it, and a VAE."""
-
-    model: Any
-    adapter: LoadedAdapter
-    vae: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +78,7 @@ def complete_model(model: Any, adapter: LoadedAdapter | None, vae: Any) -> Model
     given = {"model": model, "adapter": adapter, "vae": vae}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
-        return _bundled_model()
+        return bundled_model()
     if missing:
         raise UserError(f"connect {' and '.join(missing)} too: model, adapter and vae belong together")
     assert adapter is not None
@@ -97,15 +87,7 @@ def complete_model(model: Any, adapter: LoadedAdapter | None, vae: Any) -> Model
 
 def complete_adapter(adapter: LoadedAdapter | None) -> LoadedAdapter:
     """The connected adapter, else the bundled one: it says how wide the squares are cut."""
-    own = bundled(KEY)
-    return adapter or load_adapter(str(own), own.name)
-
-
-def _bundled_model() -> Model:
-    base, autoencoder = (bundled(key) for key in ("diffusion_models", "vae"))
-    state, metadata = comfy.utils.load_torch_file(str(autoencoder), return_metadata=True)
-    vae = comfy.sd.VAE(sd=state, metadata=metadata)
-    return Model(comfy.sd.load_diffusion_model(str(base)), complete_adapter(None), vae)
+    return adapter or bundled_adapter()
 
 
 def animate(model: Model, picture: Tensor, driving: Path, wishes: Wishes) -> Result:

@@ -56,6 +56,7 @@ BACKENDS = {
     "model/backends/comfy_blocks.py": "comfy",
     "model/backends/comfy_guider.py": "comfy",
     "model/backends/comfy_sampling.py": "comfy",
+    "model/backends/comfy_vae.py": "comfy",
 }
 BACKEND_LIBRARIES = frozenset({"diffusers", "comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes"})
 
