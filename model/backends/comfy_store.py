@@ -82,13 +82,13 @@ def model_parts(patcher: Any) -> dict[str, Any]:
     """What of a MODEL decides its output: its file or weights, patches, options, and the models beside it."""
     model = patcher.model
     return {
-        "weights": _origin(patcher),
+        "weights": origin_of(patcher),
         "precision": [str(getattr(model, "manual_cast_dtype", None)), _inference_dtype(model)],
         "patches": {key: patcher.patches[key] for key in sorted(patcher.patches)},
         "object_patches": patcher.object_patches,
         "options": patcher.model_options,
         "attachments": patcher.attachments,
-        "beside": {key: [_origin(p) for p in ps] for key, ps in patcher.additional_models.items()},
+        "beside": {key: [origin_of(p) for p in ps] for key, ps in patcher.additional_models.items()},
     }
 
 
@@ -97,10 +97,10 @@ def _inference_dtype(model: Any) -> str:
     return str(own()) if own is not None else ""
 
 
-def _origin(patcher: Any) -> Any:
-    """Name, size and age of the files that a model was loaded from; of another loader's, samples of the weights."""
+def origin_of(patcher: Any) -> Any:
+    """What a model in a patcher was made from: name, size and age of files; for other loaders, samples of weights."""
     made = getattr(patcher, "cached_patcher_init", None)
-    files = [_file_stamp(a) for a in _flat(made[1])] if made else []
+    files = [file_stamp(a) for a in _flat(made[1])] if made else []
     if known := [stamp for stamp in files if stamp is not None]:
         return known
     return {name: _samples(p) for name, p in patcher.model.named_parameters()}
@@ -114,7 +114,8 @@ def _flat(values: Iterable[Any]) -> Iterable[Any]:
             yield value
 
 
-def _file_stamp(value: Any) -> tuple[str, int, int] | None:
+def file_stamp(value: Any) -> tuple[str, int, int] | None:
+    """Name, size in bytes and time of the last change of a file; None if the value names none."""
     if not isinstance(value, (str, Path)) or not os.path.isfile(value):
         return None
     status = os.stat(value)
@@ -166,7 +167,7 @@ def _object_parts(value: Any, depth: int, above: tuple[int, ...]) -> Iterable[by
         yield from _parts([_samples(p) for p in value.parameters()], depth, above)
         return
     if hasattr(value, "cached_patcher_init"):  # a model in a patcher
-        yield from _parts(_origin(value), depth, above)
+        yield from _parts(origin_of(value), depth, above)
         return
     if isinstance(value, functools.partial):
         yield from _parts([value.func, value.args, value.keywords], depth, above)

@@ -8,6 +8,7 @@ the convolution after it become one, and bfloat16 is used where the CPU has it.
 # (ComfyUI is a program, not a package that could be installed)
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def load_tiny_vae(path: Path) -> Any:
 
 def _join_upsampling(half: nn.Sequential) -> None:
     names = list(half._modules)
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in pairwise(names):
         if isinstance(half._modules[first], nn.Upsample):
             conv: Any = half._modules[second]
             joined = UpsampledConv()
