@@ -178,12 +178,12 @@ class SVDPAnimate(io.ComfyNode):
                 io.Image.Output(
                     "images",
                     display_name="images",
-                    tooltip="The same frames as an IMAGE batch, where they fit in memory.",
+                    tooltip="The same frames, where they fit in memory.",
                 ),
                 io.Mask.Output(
                     "mask",
                     display_name="mask",
-                    tooltip="Where the animated square is seen in them, with its soft edge.",
+                    tooltip="Where the animated square is seen in them.",
                 ),
                 *_told_outputs(),
             ],

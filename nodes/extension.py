@@ -4,10 +4,10 @@
 # (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import ComfyExtension
 
-from . import animate, evaluate, examples, model, signals
+from . import animate, evaluate, examples, model, sampling, signals, tracks
 from .folders import register_folders
 
-MODULES = (animate, examples, signals, model, evaluate)
+MODULES = (animate, examples, signals, tracks, model, sampling, evaluate)
 
 
 class SVDPExtension(ComfyExtension):

@@ -12,6 +12,7 @@ FACES = {"largest": "largest", "leftmost": "left", "rightmost": "right"}  # labe
 FaceTrackType = io.Custom("SVDP_FACE_TRACK")  # signals.track.FaceTrack
 CropType = io.Custom("SVDP_CROP")  # signals.crops.Crop
 AdapterType = io.Custom("SVDP_ADAPTER")  # model.backends.comfy.LoadedAdapter
+SignalsType = io.Custom("SVDP_SIGNALS")  # model.backends.comfy_signals.VideoSignals
 LandmarksType = io.Custom("FACE_LANDMARKS")  # what ComfyUI's own face landmarker gives
 
 OWN, CHOSEN = "adapter's own", "chosen"  # whose numbers count

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from .schemas import SNAPSHOT, as_json, locale, node_classes, snapshot, widgets, with_tables
+from .schemas import SNAPSHOT, as_json, locale, node_classes, snapshot, widgets, with_fields, with_tables
 
 RELEASED = Path(__file__).with_name("released_inputs.json")
 CORE_TYPES = {"FACE_LANDMARKS"}
@@ -52,7 +52,7 @@ def test_ids_and_types_are_ours_alone(nodes):
     known = {t.io_type for t in vars(io).values() if hasattr(t, "io_type")} | CORE_TYPES
     for name, node in nodes.items():
         schema = node.GET_SCHEMA()
-        types = {t for i in (*schema.inputs, *schema.outputs) for t in i.get_io_type().split(",")}
+        types = {t for i in (*with_fields(schema.inputs), *schema.outputs) for t in i.get_io_type().split(",")}
         assert name.startswith("SVDP") and all(t.startswith("SVDP_") for t in types - known)
 
 
@@ -61,7 +61,7 @@ def test_everything_is_explained(nodes):
         schema = node.GET_SCHEMA()
         assert schema.display_name.endswith("(SVDP)") and schema.category and len(schema.search_aliases) > 2
         assert len(schema.description) > 60, name
-        for part in (*schema.inputs, *schema.outputs):
+        for part in (*with_fields(schema.inputs), *schema.outputs):
             assert part.tooltip and len(part.tooltip) > 12, f"{name}: {part.id} has no tooltip"
         assert len({o.id for o in schema.outputs}) == len(schema.outputs)
 
@@ -106,12 +106,12 @@ def test_bundled_files_are_in_the_ordinary_lists(nodes):
     import folder_paths
 
     for key, ending in (
-        ("checkpoints", "base"),
         ("diffusion_models", "base"),
         ("vae", "autoencoder"),
         ("svdp", "adapter"),
     ):
         assert f"mini_{ending}.safetensors" in folder_paths.get_filename_list(key)
+    assert not [n for n in folder_paths.get_filename_list("checkpoints") if n.startswith("mini_")]
     options = nodes["SVDPLoadAdapter"].GET_NODE_INFO_V1()["input"]["required"]["adapter_name"]
     assert "mini_adapter.safetensors" in str(options)
 
