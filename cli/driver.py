@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import NoFaceError, UserError
 from ..heads.pose import PosedFrame, PosedPortrait
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
+from ..signals.hold import held_squares
 from ..signals.motion import align_motion
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
@@ -91,7 +92,7 @@ class DrivingSignals:
         self._track = track
         self._posed: Iterator[PosedFrame] | None = None
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
-        self._frames = enumerate(reader)
+        self._squares = enumerate(held_squares(reader, track, self.crop, float(reader.info.fps)))
 
     def pose(self, source: Source, cfg: AnimateConfig, size: int | None = None) -> None:
         """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError."""
@@ -103,13 +104,13 @@ class DrivingSignals:
 
     def take(self, count: int) -> DrivingFrames:
         """The next `count` frames. Raises UserError if the file gives fewer than in the first reading."""
-        taken = list(islice(self._frames, count))
+        taken = list(islice(self._squares, count))
         if len(taken) < count:
             raise UserError("the driving video changed while it was read: run again")
         first, size = taken[0][0], self.crop.size
         chosen = slice(first, first + count)
         affines = self.crop.affines[chosen]
-        pictures = np.stack([crop_frame(frame, a, size) for (_, frame), a in zip(taken, affines, strict=True)])
+        pictures = np.stack([square for _, square in taken])
         landmarks = crop_landmarks(self._track.landmarks[chosen], affines)
         masks = region_masks(landmarks, (size, size), self._regions)
         frames = DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)

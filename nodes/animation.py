@@ -30,6 +30,7 @@ from ..model.config import FusionConfig
 from ..model.flow import sigma_schedule
 from ..model.sampling import SamplingConfig
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop, zoom_of
+from ..signals.hold import held_squares
 from ..signals.motion import align_motion
 from ..signals.paste import paste_back
 from ..signals.regions import REGIONS, RegionConfig, masked_frames, region_masks
@@ -280,11 +281,10 @@ class _ModelRun(_Run):
     def _squares(self, track: FaceTrack, crop: Crop) -> Iterator[_Squares]:
         cfg, size = RegionConfig(regions=self.wishes.regions), self.size
         posed = self._pose(track, crop) if self.model.adapter.config.posed else None
-        for chosen, frames in _parts(iter(self.driving), track.num_frames):
-            affines = crop.affines[chosen]
-            cut = np.stack([crop_frame(f, a, size) for f, a in zip(frames, affines, strict=True)])
-            masks = region_masks(crop_landmarks(track.landmarks[chosen], affines), (size, size), cfg)
-            heads = [] if posed is None else list(islice(posed, len(frames)))
+        for chosen, taken in _parts(held_squares(self.driving, track, crop, self.driving.fps), track.num_frames):
+            cut = np.stack(taken)
+            masks = region_masks(crop_landmarks(track.landmarks[chosen], crop.affines[chosen]), (size, size), cfg)
+            heads = [] if posed is None else list(islice(posed, len(taken)))
             yield _Squares(chosen, cut, masks, masked_frames(cut, masks), heads)
 
     def _sample(self, signals: VideoSignals) -> VideoLatents:

@@ -68,12 +68,13 @@ class SVDPFusion(io.ComfyNode):
         cls, model, signals, weights, source_start, source_end, driving_start, driving_end, history_start, history_end,
         eyes, nose, mouth, conditioning=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..model.backends.comfy import own_fusion
+        from ..model.backends.comfy import FUSION_WEIGHTS, own_fusion
         from ..model.backends.comfy_guider import SVDPGuider
         from ..model.config import FusionConfig
 
+        chosen = {name: weight for name, weight in chosen_fields(weights, "weights").items() if name in FUSION_WEIGHTS}
         fusion = FusionConfig(
-            **own_fusion(model, chosen_fields(weights, "weights")),
+            **own_fusion(model, chosen),
             source_range=(source_start, source_end),
             driving_range=(driving_start, driving_end),
             history_range=(history_start, history_end),
