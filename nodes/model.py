@@ -89,6 +89,15 @@ class SVDPLoadAdapter(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, adapter_name):
+        if adapter_name is None or adapter_name in adapter_names():
+            return True
+        return (
+            f"{adapter_name} is not in models/svdp: put the file there and press R, or try the pack without it, with "
+            "mini_adapter and the Bundled Model"
+        )
+
+    @classmethod
     def fingerprint_inputs(cls, adapter_name):
         from pathlib import Path
 
