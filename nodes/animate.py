@@ -190,7 +190,8 @@ class SVDPAnimate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, eyes, nose, mouth, keep_as):
+    def validate_inputs(cls, eyes, nose, mouth, keep_as, sampling=None, length=None):
+        # ComfyUI hands over choices with fields whether they are asked for or not
         off = eyes is False and nose is False and mouth is False  # None: connected, not known yet
         return NO_REGION if off else name_problem(keep_as) or True
 

@@ -153,7 +153,7 @@ class SVDPSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, keep_as):
+    def validate_inputs(cls, keep_as, segments=None):  # ComfyUI hands over choices with fields in any case
         return name_problem(keep_as) or True
 
     @classmethod
