@@ -25,11 +25,16 @@ class Progress:
     """The node's progress bar; every step is also the moment at which a pressed Cancel takes effect."""
 
     def __init__(self, total: int) -> None:
-        self._bar = comfy.utils.ProgressBar(max(total, 1))
+        self._total = max(total, 1)
+        self._bar = comfy.utils.ProgressBar(self._total)
 
     def __call__(self, *_: Any) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._bar.update(1)
+
+    def end(self) -> None:
+        """All is done, in however many steps."""
+        self._bar.update_absolute(self._total)
 
 
 def frames_of(images: Tensor, progress: Progress | None = None) -> Iterator[np.ndarray]:

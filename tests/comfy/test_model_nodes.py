@@ -285,3 +285,16 @@ def test_the_bundled_model_computes_as_this_machine_computes_best(comfy_on_path,
     same(quick, 1e-5)
     count = [sum(isinstance(m, torch.nn.ReLU) for m in v.first_stage_model.taesd_decoder) for v in (core, quick)]
     assert count[1] > count[0], "blocks of zeros are not computed"
+
+
+def test_a_shift_that_has_no_effect_is_told(comfy_on_path, caplog):
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+    from svdp.nodes.examples import SVDPBundledModel
+    from svdp.nodes.model import SVDPApply
+
+    model, adapter, _ = SVDPBundledModel.execute().args
+    SVDPApply.execute(model, adapter, 1.0, 2.0)
+    assert "no effect" not in caplog.text
+    (shifted,) = ModelSamplingSD3().patch(model, 5.0)
+    SVDPApply.execute(shifted, adapter, 1.0, 2.0)
+    assert "another node before Apply Adapter has no effect" in caplog.text

@@ -86,6 +86,19 @@ def test_english_texts_are_those_of_the_nodes(nodes, root):
     assert (root / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8") == as_json(locale(nodes))
 
 
+def test_chinese_texts_name_every_input_and_output(nodes, root):
+    chinese = json.loads((root / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    shapes = {name: (set(t["inputs"]), set(t["outputs"])) for name, t in locale(nodes).items()}
+    assert {name: (set(t["inputs"]), set(t["outputs"])) for name, t in chinese.items()} == shapes
+
+
+def test_deprecated_nodes_are_still_there_and_no_workflow_uses_them(nodes, root):
+    old = {name for name, node in nodes.items() if node.GET_SCHEMA().is_deprecated}
+    assert old == {"SVDPAnimatePortrait", "SVDPSignalFusion", "SVDPSegmentedSampler"}
+    for path in (root / "workflows").glob("*.json"):
+        assert not [name for name in old if f'"{name}"' in path.read_text(encoding="utf-8")], path.name
+
+
 def test_snapshot(nodes):
     """A change here changes what saved workflows mean: append inputs only, and raise the version."""
     assert snapshot(nodes) == json.loads(SNAPSHOT.read_text(encoding="utf-8"))
