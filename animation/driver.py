@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import NoFaceError, UserError
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
+from ..signals.hold import first_needed, numbered_squares
 from ..signals.motion import align_motion
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..heads.face_motion import FaceMotion
     from ..heads.pose import PosedFrame, PosedPortrait  # brings torch: seconds, spent beside other work
 
+CHANGED = "the driving video changed while it was read: run again"
 LEAST_SEEN = 0.1  # share of the frames that must show the face
 DRAFT_SCALE = 1.7  # side of a draft's square / size of the face
 DRAFT_LEAST, DRAFT_MOST = 128, 1024  # pixels of its side
@@ -123,7 +125,7 @@ class DrivingSignals:
         self._posed: Iterator[PosedFrame] | None = None
         self._regions = RegionConfig(regions=cfg.regions, brows=cfg.brows, dilation=cfg.dilation)
         self._reader, self._first = reader, first
-        self._frames = enumerate(reader.frames(first), first)
+        self._squares = self._read(range(first, track.num_frames), first)
 
     def pose(
         self,
@@ -159,13 +161,19 @@ class DrivingSignals:
 
     def show(self, numbers: Sequence[int]) -> Iterator[DrivingFrames]:
         """The frames of these rising numbers, counted from 0, instead of `take`. Raises UserError likewise."""
-        self._frames = enumerate(self._reader.frames())
-        for number in numbers:
-            yield self._cut([self._next(number)])
+        left = list(numbers)
+        for square in islice(self._read(numbers, min(numbers, default=0)), len(numbers)):
+            left.remove(square[0])
+            yield self._cut([square])
+        if left:
+            raise UserError(CHANGED)
 
     def take(self, count: int) -> DrivingFrames:
         """The next `count` frames. Raises UserError if the file gives fewer than in the first reading."""
-        frames = self._cut([self._next() for _ in range(count)])
+        taken = list(islice(self._squares, count))
+        if len(taken) < count:
+            raise UserError(CHANGED)
+        frames = self._cut(taken)
         if self._posed is None:
             return frames
         posed, size = tuple(islice(self._posed, count)), self.crop.size
@@ -176,20 +184,18 @@ class DrivingSignals:
             fine=posed,
         )
 
-    def _next(self, number: int = 0) -> tuple[int, np.ndarray]:
-        """The next frame whose number is at least `number`."""
-        found = next((frame for frame in self._frames if frame[0] >= number), None)
-        if found is None:
-            raise UserError("the driving video changed while it was read: run again")
-        return found
+    def _read(self, wanted: Collection[int], first: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Number and square of the frames that are wanted; `first` is the smallest of them."""
+        begin = first_needed(self._track, first)
+        frames = enumerate(self._reader.frames(begin), begin)
+        return numbered_squares(frames, self._track, self.crop, self._fps, wanted)
 
     def _cut(self, taken: list[tuple[int, np.ndarray]]) -> DrivingFrames:
-        """Successive numbered frames as signals."""
+        """Successive numbered squares as signals."""
         first, size = taken[0][0], self.crop.size
         chosen = slice(first, first + len(taken))
-        affines = self.crop.affines[chosen]
-        pictures = np.stack([crop_frame(frame, a, size) for (_, frame), a in zip(taken, affines, strict=True)])
-        landmarks = crop_landmarks(self._track.landmarks[chosen], affines)
+        pictures = np.stack([square for _, square in taken])
+        landmarks = crop_landmarks(self._track.landmarks[chosen], self.crop.affines[chosen])
         masks = region_masks(landmarks, (size, size), self._regions)
         return DrivingFrames(first, pictures, masked_frames(pictures, masks), masks)
 

@@ -19,6 +19,7 @@ from ..model.autoencoder import FACTOR, LATENT_CHANNELS
 from ..model.backends.diffusers import Denoiser, load_transformer, merge_lora
 from ..model.backends.diffusers_vae import PictureCodec, load_autoencoder
 from ..model.config import AdapterConfig, SamplingConfig, SegmentConfig, Solver, sampling_from_info
+from ..model.precision import computes_bfloat16
 from ..model.sampling import SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
 from ..signals.crops import CropConfig
@@ -324,16 +325,10 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto": bfloat16 where the device computes with it, float32 elsewhere."""
     if name == "auto":
-        name = "bfloat16" if _computes_bfloat16(device) else "float32"
-    elif device.type == "cpu" and (name == "float16" or (name == "bfloat16" and not _computes_bfloat16(device))):
+        name = "bfloat16" if computes_bfloat16(device) else "float32"
+    elif device.type == "cpu" and (name == "float16" or (name == "bfloat16" and not computes_bfloat16(device))):
         log.warning("this processor does not compute in %s, which makes it slow: --dtype float32 is faster", name)
     return _DTYPES[name]
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    if device.type == "cpu":  # emulated bfloat16 would be slow
-        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def _check_resolution(resolution: int, adapter: AdapterConfig) -> None:

@@ -14,48 +14,40 @@ from typing import Any, Literal
 
 import comfy.model_management
 import comfy.samplers
-import comfy.sd
-import comfy.utils
 import latent_preview
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..heads.pose import PosedFrame, PosedPortrait
-from ..model.backends.comfy import LoadedAdapter, apply_adapter, load_adapter, own_fusion
+from ..model.backends.comfy import LoadedAdapter, apply_adapter, own_fusion
 from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
-from ..model.backends.comfy_sampling import sample_video, segment_plan
+from ..model.backends.comfy_sampling import VideoLatents, sample_video, segment_plan
 from ..model.backends.comfy_signals import encode_signals, encode_source, joined
+from ..model.backends.comfy_store import model_parts, origin_of
 from ..model.config import FusionConfig, SamplingConfig
 from ..model.flow import sigma_schedule
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop, zoom_of
+from ..signals.hold import held_squares
 from ..signals.motion import align_motion
 from ..signals.paste import paste_back
-from ..signals.preview import contact_sheet, pick_frames
 from ..signals.regions import REGIONS, RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, describe_track, detect_face, track_faces
-from ..signals.video import VideoReader, VideoWriter
-from .folders import KEY, bundled
+from ..signals.video import VideoWriter
+from .bundled import Model, bundled_adapter, bundled_model
+from .clips import Clip
+from .kept import KEPT
 from .media import temporary_file, to_image, to_mask, to_uint8
+from .progress import Sheet, StageBar, Stages, ahead
 
 log = logging.getLogger(__name__)
 
-Stages = tuple[tuple[str, int], ...]
-
 PART = 32  # frames encoded, decoded and written together
-COLUMNS, CELL = 8, 160  # of the contact sheet, pixels
 STAGES = (("track", 15), ("encode", 20), ("sample", 55), ("write", 10))  # share of the progress bar, in percent
 DRAFT_STAGES = (("track", 30), ("write", 70))
 DRAFT_STEP, DRAFT_SIDES = 16, (128, 1024)  # sides of a draft's square, pixels: multiples of, and from - to
-
-
-@dataclass(frozen=True)
-class Model:
-    """What animates: a bare MODEL, an adapter for it, and a VAE."""
-
-    model: Any
-    adapter: LoadedAdapter
-    vae: Any
+IMAGES_SHARE = 0.25  # of the free memory that the frames may take, where they are wanted as images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +63,23 @@ class Wishes:
     regions: tuple[str, ...] = REGIONS
     source_face: str = "largest"
     driving_face: str = "largest"
+    folder: Path | None = None  # where finished segments are kept
+    images: bool = False  # also give the frames as images
 
 
 @dataclass(frozen=True)
 class Result:
-    """The finished file, a contact sheet (H, W, 3) uint8, and what happened in words."""
+    """The finished file, a contact sheet (H, W, 3) uint8, and what happened in words.
+
+    `images` (T, H, W, 3) are the frames, where they are wanted and fit into memory; `mask` (H, W) in [0, 1] says where
+    the animated square is seen in them.
+    """
 
     path: Path
     sheet: np.ndarray
     report: str
+    images: Tensor | None = None
+    mask: Tensor | None = None
 
 
 def complete_model(model: Any, adapter: LoadedAdapter | None, vae: Any) -> Model:
@@ -87,7 +87,7 @@ def complete_model(model: Any, adapter: LoadedAdapter | None, vae: Any) -> Model
     given = {"model": model, "adapter": adapter, "vae": vae}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
-        return _bundled_model()
+        return bundled_model()
     if missing:
         raise UserError(f"connect {' and '.join(missing)} too: model, adapter and vae belong together")
     assert adapter is not None
@@ -96,25 +96,24 @@ def complete_model(model: Any, adapter: LoadedAdapter | None, vae: Any) -> Model
 
 def complete_adapter(adapter: LoadedAdapter | None) -> LoadedAdapter:
     """The connected adapter, else the bundled one: it says how wide the squares are cut."""
-    own = bundled(KEY)
-    return adapter or load_adapter(str(own), own.name)
+    return adapter or bundled_adapter()
 
 
-def _bundled_model() -> Model:
-    base, autoencoder = (bundled(key) for key in ("diffusion_models", "vae"))
-    state, metadata = comfy.utils.load_torch_file(str(autoencoder), return_metadata=True)
-    vae = comfy.sd.VAE(sd=state, metadata=metadata)
-    return Model(comfy.sd.load_diffusion_model(str(base)), complete_adapter(None), vae)
+def animate(model: Model, source: Tensor, driving: Clip, wishes: Wishes) -> Result:
+    """Animate one picture (1, H, W, 3) with a clip. Raises UserError, MediaError or NoFaceError in words."""
+    return _ModelRun(model, one_picture(source), driving, wishes).run()
 
 
-def animate(model: Model, picture: Tensor, driving: Path, wishes: Wishes) -> Result:
-    """Animate one picture (H, W, 3) with a driving file. Raises UserError, MediaError or NoFaceError in words."""
-    return _ModelRun(model, to_uint8(picture), driving, wishes).run()
-
-
-def draft(adapter: LoadedAdapter | None, picture: Tensor, driving: Path, wishes: Wishes) -> Result:
+def draft(adapter: LoadedAdapter | None, source: Tensor, driving: Clip, wishes: Wishes) -> Result:
     """The portrait's 3D head alone over the driver's face, as sharp as the picture; errors as in `animate`."""
-    return _DraftRun(complete_adapter(adapter).config.crop_scale, to_uint8(picture), driving, wishes).run()
+    return _DraftRun(complete_adapter(adapter).config.crop_scale, one_picture(source), driving, wishes).run()
+
+
+def one_picture(source: Tensor) -> np.ndarray:
+    """The picture (H, W, 3) uint8 of an IMAGE batch of one. Raises UserError for several."""
+    if len(source) != 1:
+        raise UserError(f"the source is one picture, got {len(source)}: take one with Get Image from Batch")
+    return to_uint8(source[0])
 
 
 def draft_side(source: FaceTrack, scale: float) -> int:
@@ -127,11 +126,18 @@ def draft_side(source: FaceTrack, scale: float) -> int:
 class _Run:
     """What both ways of animating share: faces, squares, the posed head, the finished file."""
 
-    def __init__(self, picture: np.ndarray, driving: Path, wishes: Wishes, stages: Stages) -> None:
-        self.picture, self.wishes = picture, wishes
-        self.reader = VideoReader(driving, max_frames=wishes.max_frames or None)
-        self.progress = _Stages(stages)
-        self.source = detect_face(picture, select=wishes.source_face)
+    def __init__(self, picture: np.ndarray, driving: Clip, wishes: Wishes, stages: Stages) -> None:
+        self.picture, self.wishes, self.driving = picture, wishes, driving
+        self.progress = StageBar(stages)
+        self.source = KEPT.get("source", self._source_key, lambda: detect_face(picture, select=wishes.source_face))
+
+    @property
+    def _source_key(self) -> Any:
+        return self.picture.shape, self.picture.tobytes(), self.wishes.source_face
+
+    @property
+    def _track_key(self) -> Any:
+        return self.driving.key, self.wishes.driving_face
 
     def _cut(self, size: int, scale: float) -> np.ndarray:
         """The portrait's square (size, size, 3)."""
@@ -148,20 +154,13 @@ class _Run:
     def _motion(self) -> Literal["absolute", "relative"]:
         return "relative" if self.wishes.motion == "relative" else "absolute"
 
-    def _finished(self, square: np.ndarray) -> np.ndarray:
-        """A frame of the result."""
-        return paste_back(self.picture, square, self.place.affines[0])[0] if self.wishes.paste else square
-
-    def _writer(self, path: Path) -> VideoWriter:
-        size, cut = self.picture.shape[:2], self.wishes.max_frames > 0
-        size = size if self.wishes.paste else (self.rule.size, self.rule.size)
-        return VideoWriter(path, size, self.reader.timing, sound=self.reader.path, cut_sound=cut)
-
     def _follow(self) -> FaceTrack:
-        step = self.progress.stage("track", self.wishes.max_frames or self.reader.info.declared_frames)
-        fps = float(self.reader.info.fps)
-        track = track_faces(self.reader, fps, select=self.wishes.driving_face, on_frame=lambda _: step())
-        for problem in self.reader.problems:
+        return KEPT.get("track", self._track_key, self._track)
+
+    def _track(self) -> FaceTrack:
+        step = self.progress.stage("track", self.driving.declared_frames)
+        track = track_faces(self.driving, self.driving.fps, select=self.wishes.driving_face, on_frame=lambda _: step())
+        for problem in self.driving.problems:
             log.warning("%s", problem)
         return track
 
@@ -170,10 +169,46 @@ class _Run:
         return align_motion(own, track, source, self._motion)
 
 
+class _Film:
+    """The finished frames: into a file, and on request into memory as images. Use as a context manager."""
+
+    def __init__(self, run: _Run) -> None:
+        self.picture, self.affine, wishes = run.picture, run.place.affines[0], run.wishes
+        self.pasted, self.path, timing = wishes.paste, temporary_file(".mp4"), run.driving.timing
+        size = self.picture.shape[:2] if self.pasted else (run.rule.size, run.rule.size)
+        sound, cut = run.driving.path, wishes.max_frames > 0
+        self._writer = VideoWriter(self.path, (size[0], size[1]), timing, sound=sound, cut_sound=cut)
+        shape = (timing.num_frames, size[0], size[1], 3)
+        self.images = torch.empty(shape) if wishes.images and _fits(shape) else None
+        self.mask = torch.ones(size)
+
+    def write(self, squares: np.ndarray) -> None:
+        """Append animated squares (n, s, s, 3)."""
+        for square in squares:
+            frame, mask = paste_back(self.picture, square, self.affine) if self.pasted else (square, None)
+            if mask is not None and not self._writer.frames_written:
+                self.mask = to_mask(mask)
+            if self.images is not None:
+                self.images[self._writer.frames_written] = to_image(frame)
+            self._writer.write(frame)
+
+    def __enter__(self) -> _Film:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._writer.__exit__(*error)
+
+
+def _fits(shape: tuple[int, ...]) -> bool:
+    """Whether images of this shape take but a share of the free memory."""
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    return 4 * int(np.prod(shape, dtype=np.int64)) < IMAGES_SHARE * free
+
+
 class _DraftRun(_Run):
     """A draft: no model, no sampling."""
 
-    def __init__(self, scale: float, picture: np.ndarray, driving: Path, wishes: Wishes) -> None:
+    def __init__(self, scale: float, picture: np.ndarray, driving: Clip, wishes: Wishes) -> None:
         super().__init__(picture, driving, wishes, DRAFT_STAGES)
         self.scale = scale
 
@@ -181,26 +216,26 @@ class _DraftRun(_Run):
         size = draft_side(self.source, self.scale)
         cropped, track = self._cut(size, self.scale), self._follow()
         crop = self._driver_crop(track, crop_track(self.source, self.place))
-        sheet, began = _Sheet(cropped, track.num_frames), time.perf_counter()
-        path = self._write(self._pose(track, crop), crop, sheet)
+        sheet, began = Sheet(cropped, track.num_frames), time.perf_counter()
+        film = self._write(self._pose(track, crop), crop, sheet)
         told = f"draft: {track.num_frames} frames, squares of {size} pixels, {time.perf_counter() - began:.1f} s"
-        return Result(path, sheet.picture(), f"{describe_track(track)}\n{told}")
+        return Result(film.path, sheet.picture(), f"{describe_track(track)}\n{told}", film.images, film.mask)
 
-    def _write(self, posed: Iterator[PosedFrame], crop: Crop, sheet: _Sheet) -> Path:
-        path, step = temporary_file(".mp4"), self.progress.stage("write", len(crop.affines))
-        with self._writer(path) as writer:
-            for number, (frame, made) in enumerate(zip(self.reader, posed, strict=True)):
+    def _write(self, posed: Iterator[PosedFrame], crop: Crop, sheet: Sheet) -> _Film:
+        step = self.progress.stage("write", len(crop.affines))
+        with _Film(self) as film:
+            for number, (frame, made) in enumerate(zip(self.driving, posed, strict=True)):
                 step()
-                writer.write(self._finished(made.picture))
+                film.write(made.picture[None])
                 sheet.add("driver", number, crop_frame(frame, crop.affines[number], crop.size)[None])
                 sheet.add("draft", number, made.picture[None])
-        return path
+        return film
 
 
 class _ModelRun(_Run):
     """An animation by a model: its stages in order."""
 
-    def __init__(self, model: Model, picture: np.ndarray, driving: Path, wishes: Wishes) -> None:
+    def __init__(self, model: Model, picture: np.ndarray, driving: Clip, wishes: Wishes) -> None:
         super().__init__(picture, driving, wishes, STAGES)
         self.model, self.size = model, model.adapter.config.resolution
 
@@ -208,86 +243,106 @@ class _ModelRun(_Run):
         cropped = self._cut(self.size, self.model.adapter.config.crop_scale)
         track = self._follow()
         driver = self._driver_crop(track, crop_track(self.source, self.place))
-        sheet = _Sheet(cropped, track.num_frames)
-        signals = self._encode(cropped, track, driver, sheet)
-        latents, told = self._sample(signals)
-        path = self._write(latents, sheet)
-        return Result(path, sheet.picture(), f"{describe_track(track)}\n{told}")
+        signals, rows = KEPT.get("signals", self._signals_key, lambda: self._encode(cropped, track, driver))
+        found = self._sample(signals)
+        sheet = rows.copy()
+        film = self._write(found.latents, sheet)
+        return Result(film.path, sheet.picture(), f"{describe_track(track)}\n{found.text()}", film.images, film.mask)
 
-    def _encode(self, cropped: np.ndarray, track: FaceTrack, crop: Crop, sheet: _Sheet) -> VideoSignals:
-        step, cfg = self.progress.stage("encode", track.num_frames), RegionConfig(regions=self.wishes.regions)
+    @property
+    def _signals_key(self) -> Any:
+        wishes, adapter = self.wishes, self.model.adapter
+        made_with = [origin_of(p) for p in (adapter.patcher, self.model.vae.patcher)]
+        return self._source_key, self._track_key, made_with, adapter.sampling, wishes.regions, wishes.motion
+
+    def _encode(self, cropped: np.ndarray, track: FaceTrack, crop: Crop) -> tuple[VideoSignals, Sheet]:
+        """The driver's signals; pictures are made ready in a thread while those before are encoded."""
+        step, sheet = self.progress.stage("encode", track.num_frames), Sheet(cropped, track.num_frames)
         adapter, source, parts = self.model.adapter, to_image(cropped[None]), []
         latent = encode_source(self.model.vae, source)
-        posed = self._pose(track, crop) if adapter.config.posed else None
         from_posed = adapter.sampling.get("start", 1.0) < 1
-        for chosen, frames in _parts(iter(self.reader), track.num_frames):
-            affines = crop.affines[chosen]
-            cut = np.stack([crop_frame(f, a, self.size) for f, a in zip(frames, affines, strict=True)])
-            masks = region_masks(crop_landmarks(track.landmarks[chosen], affines), (self.size, self.size), cfg)
-            masked = masked_frames(cut, masks)
-            sheet.add("driver", chosen.start, cut)
-            sheet.add("what the model sees of it", chosen.start, masked)
-            regions = [to_mask(masks[:, r]) for r in range(len(REGIONS))]
+        for part in ahead(self._squares(track, crop)):
+            step(part.chosen.stop - part.chosen.start)
+            sheet.add("driver", part.chosen.start, part.cut)
+            sheet.add("what the model sees of it", part.chosen.start, part.masked)
+            posed = {}
+            if part.posed:
+                pictures = np.stack([p.picture for p in part.posed])
+                sheet.add("posed source", part.chosen.start, pictures)
+                posed = {"posed": to_image(pictures), "known": to_mask(np.stack([p.known for p in part.posed]))}
+            regions = [to_mask(part.masks[:, r]) for r in range(len(REGIONS))]
             signals = encode_signals(
-                self.model.vae, source, to_image(masked), regions,
-                source_latent=latent, **self._posed_part(posed, chosen, step, sheet),
-            )  # fmt: skip
+                self.model.vae, source, to_image(part.masked), regions, source_latent=latent, **posed
+            )
             parts.append(signals.only_for(adapter.config, from_posed))
-        return joined(parts)
+        return joined(parts), sheet
 
-    def _posed_part(
-        self, posed: Iterator[PosedFrame] | None, chosen: slice, step: Callable[[], None], sheet: _Sheet
-    ) -> dict[str, Tensor]:
-        """The next posed pictures and what of them is known, as `encode_signals` takes them."""
-        made = []
-        for _ in range(chosen.start, chosen.stop):
-            made += [] if posed is None else [next(posed)]
-            step()
-        if not made:
-            return {}
-        pictures = np.stack([p.picture for p in made])
-        sheet.add("posed source", chosen.start, pictures)
-        return {"posed": to_image(pictures), "known": to_mask(np.stack([p.known for p in made]))}
+    def _squares(self, track: FaceTrack, crop: Crop) -> Iterator[_Squares]:
+        cfg, size = RegionConfig(regions=self.wishes.regions), self.size
+        posed = self._pose(track, crop) if self.model.adapter.config.posed else None
+        for chosen, taken in _parts(held_squares(self.driving, track, crop, self.driving.fps), track.num_frames):
+            cut = np.stack(taken)
+            masks = region_masks(crop_landmarks(track.landmarks[chosen], crop.affines[chosen]), (size, size), cfg)
+            heads = [] if posed is None else list(islice(posed, len(taken)))
+            yield _Squares(chosen, cut, masks, masked_frames(cut, masks), heads)
 
-    def _sample(self, signals: VideoSignals) -> tuple[Tensor, str]:
+    def _sample(self, signals: VideoSignals) -> VideoLatents:
         adapter, own = self.model.adapter, self.model.adapter.sampling
-        usual = SamplingConfig()
-        shift = own.get("shift") or usual.shift
+        usual, wishes = SamplingConfig(), self.wishes
+        shift, steps = own.get("shift") or usual.shift, wishes.steps or own.get("steps") or usual.steps
         applied = apply_adapter(self.model.model, adapter, 1.0, shift)
         own_weights: dict[str, Any] = own_fusion(applied, {})
         weights = FusionConfig(**own_weights)
-        guider = SVDPGuider(applied, signals, replace(weights, driving=weights.driving * self.wishes.follow))
-        steps = self.wishes.steps or own.get("steps") or usual.steps
+        weights = replace(weights, driving=weights.driving * wishes.follow)
+        guider = SVDPGuider(applied, signals, weights)
         plan = segment_plan(guider, 0, -1, -1.0)
+
+        def make() -> VideoLatents:
+            return sample_video(
+                guider,
+                Noise_RandomNoise(wishes.seed),
+                comfy.samplers.sampler_object(own.get("solver") or usual.solver),
+                sigma_schedule(steps, shift),
+                plan.segments,
+                plan.history_noise,
+                start=plan.start,
+                folder=wishes.folder,
+                on_step=self._on_step(applied),
+            )
+
+        decides = self._signals_key, model_parts(applied), adapter.name, weights, steps, wishes.seed, wishes.folder
+        return KEPT.get("latents", decides, make)
+
+    def _on_step(self, applied: Any) -> Callable[[int, Tensor, Tensor, int], None]:
         previewer = latent_preview.get_previewer(applied.load_device, applied.model.latent_format)
 
         def on_step(done: int, x0: Tensor, x: Tensor, total: int) -> None:
             preview = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
             self.progress.show("sample", (done + 1) / total, preview)
 
-        sampler = comfy.samplers.sampler_object(own.get("solver") or usual.solver)
-        result = sample_video(
-            guider,
-            Noise_RandomNoise(self.wishes.seed),
-            sampler,
-            sigma_schedule(steps, shift),
-            plan.segments,
-            plan.history_noise,
-            start=plan.start,
-            on_step=on_step,
-        )
-        return result.latents, result.text()
+        return on_step
 
-    def _write(self, latents: Tensor, sheet: _Sheet) -> Path:
-        path, step = temporary_file(".mp4"), self.progress.stage("write", len(latents))
-        with self._writer(path) as writer:
+    def _write(self, latents: Tensor, sheet: Sheet) -> _Film:
+        step = self.progress.stage("write", len(latents))
+        with _Film(self) as film:
             for start in range(0, len(latents), PART):
                 decoded = to_uint8(self.model.vae.decode(latents[start : start + PART]))
                 sheet.add("result", start, decoded)
                 for frame in decoded:
                     step()
-                    writer.write(self._finished(frame))
-        return path
+                    film.write(frame[None])
+        return film
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """Some frames of the driver: which, its squares (n, s, s, 3), masks (n, 3, s, s), what is shown, posed heads."""
+
+    chosen: slice
+    cut: np.ndarray
+    masks: np.ndarray
+    masked: np.ndarray
+    posed: list[PosedFrame]
 
 
 class Noise_RandomNoise:  # named like ComfyUI's own: then noise is a function of seed and frame number alone
@@ -295,48 +350,6 @@ class Noise_RandomNoise:  # named like ComfyUI's own: then noise is a function o
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-
-
-class _Stages:
-    """One progress bar over all stages; every step is also the moment at which Cancel takes effect."""
-
-    def __init__(self, stages: Stages) -> None:
-        self._bar, self._shares = comfy.utils.ProgressBar(100), dict(stages)
-        before = np.cumsum([0, *self._shares.values()]).tolist()
-        self._before = dict(zip(self._shares, before, strict=False))
-
-    def show(self, stage: str, share: float, preview: Any = None) -> None:
-        """This share of the stage is done."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        done = self._before[stage] + self._shares[stage] * min(share, 1.0)
-        self._bar.update_absolute(round(done), 100, preview)
-
-    def stage(self, name: str, total: int) -> Any:
-        """A function to call with the number of frames done since the last call."""
-        state = [0]
-
-        def step(count: int = 1) -> None:
-            state[0] += count
-            self.show(name, state[0] / max(total, 1))
-
-        return step
-
-
-class _Sheet:
-    """Keeps a few evenly spread pictures of every row."""
-
-    def __init__(self, source: np.ndarray, num_frames: int) -> None:
-        self._frames = pick_frames(num_frames, COLUMNS)
-        self._rows: dict[str, list[np.ndarray]] = {"source": [source] * len(self._frames)}
-
-    def add(self, row: str, first: int, pictures: np.ndarray) -> None:
-        """Pictures (n, h, w, 3) of consecutive frames from `first` on."""
-        chosen = [pictures[f - first].copy() for f in self._frames if first <= f < first + len(pictures)]
-        self._rows.setdefault(row, []).extend(chosen)
-
-    def picture(self) -> np.ndarray:
-        """The rows below each other."""
-        return contact_sheet(list(self._rows.values()), list(self._rows), cell=CELL)
 
 
 def _parts(frames: Iterator[np.ndarray], total: int) -> Iterator[tuple[slice, list[np.ndarray]]]:

@@ -5,7 +5,7 @@
 from comfy_api.latest import InputImpl, io
 
 from .folders import EXAMPLES
-from .types import CATEGORY
+from .types import CATEGORY, AdapterType
 
 PORTRAITS = {"fair hair": "source.jpg", "dark hair": "source2.jpg"}
 CLIPS = {"woman talking": "driving.mp4", "man talking": "driving2.mp4"}
@@ -42,4 +42,32 @@ class SVDPExampleMedia(io.ComfyNode):
         return io.NodeOutput(to_image(picture[None]), InputImpl.VideoFromFile(str(EXAMPLES / CLIPS[clip])))
 
 
-NODES = [SVDPExampleMedia]
+class SVDPBundledModel(io.ComfyNode):
+    """The bundled model, whole."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SVDPBundledModel",
+            display_name="Bundled Model (SVDP)",
+            category=CATEGORY,
+            description="The small model that comes with this pack: base, adapter and autoencoder in one node, in the "
+            "precision in which this machine computes fastest. Nothing has to be downloaded.",
+            search_aliases=["svdp", "mini model", "load svdp model", "small portrait model"],
+            inputs=[],
+            outputs=[
+                io.Model.Output("model", display_name="model", tooltip="The base, for Apply Adapter."),
+                AdapterType.Output("adapter", display_name="adapter", tooltip="For Apply Adapter and Face Crop."),
+                io.Vae.Output("vae", display_name="vae", tooltip="For Encode Signals and VAE Decode."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from .bundled import bundled_model
+
+        made = bundled_model()
+        return io.NodeOutput(made.model, made.adapter, made.vae)
+
+
+NODES = [SVDPExampleMedia, SVDPBundledModel]

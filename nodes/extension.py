@@ -4,10 +4,10 @@
 # (ComfyUI is a program, not a package that could be installed)
 from comfy_api.latest import ComfyExtension
 
-from . import animate, evaluate, examples, model, motion, signals
+from . import animate, evaluate, examples, model, motion, sampling, signals, tracks
 from .folders import register_folders
 
-MODULES = (animate, examples, signals, model, evaluate, motion)
+MODULES = (animate, examples, signals, tracks, model, sampling, evaluate, motion)
 
 
 class SVDPExtension(ComfyExtension):

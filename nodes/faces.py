@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_track, mask_frame, plan_crop, plan_squares
+from ..signals.hold import held_squares
 from ..signals.landmarks import track_from_landmarks
 from ..signals.motion import align_motion
 from ..signals.paste import paste_back, scaled_affine
@@ -68,13 +69,14 @@ def crop_rule(size: int, scale: float, shift_up: float, position: Any, adapter: 
     )
 
 
-def crop_images(images: Tensor, crop: Crop) -> Tensor:
-    """(N, size, size, 3): the square of every image."""
-    progress = Progress(len(images))
-    cut = np.stack(
-        [crop_frame(f, a, crop.size) for f, a in zip(frames_of(images, progress), crop.affines, strict=True)]
-    )
-    return to_image(cut)
+def crop_images(images: Tensor, crop: Crop, track: FaceTrack | None = None) -> Tensor:
+    """(N, size, size, 3): the square of every image; where the track has no face, it is held from its neighbours."""
+    frames = frames_of(images, Progress(len(images)))
+    if track is None:
+        cut = [crop_frame(f, a, crop.size) for f, a in zip(frames, crop.affines, strict=True)]
+    else:
+        cut = list(held_squares(frames, track, crop, LANDMARKS_FPS))
+    return to_image(np.stack(cut))
 
 
 def plan_images_crop(images: Tensor, track: FaceTrack | None, mask: Tensor | None, cfg: CropConfig) -> Crop:

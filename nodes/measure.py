@@ -65,18 +65,19 @@ def evaluate_images(
         raise
     except ValueError as error:
         raise UserError(f"the images do not fit together: {error}") from error
+    progress.end()
     return table_of(runs), to_image(draw_curves(runs[0].details["series"])[None])
 
 
 def table_of(runs: list[Run]) -> str:
-    """A line for each number: the result's value with its interval, and the same of the baselines."""
+    """A line for each number that there is: the result's value with its interval, and the same of the baselines."""
     lines, group = [], ""
     names = [run.method or "result" for run in runs]
-    for column in (c for c in COLUMNS if c.key in runs[0].scores):
+    for column in (c for c in COLUMNS if c.key in runs[0].scores and _cell(runs[0], c)):
         if column.group != group:
             group = column.group
             lines += ["", group.upper()]
-        cells = [f"{name} {_cell(run, column)}" for name, run in zip(names, runs, strict=True)]
+        cells = [f"{name} {cell}" for name, run in zip(names, runs, strict=True) if (cell := _cell(run, column))]
         lines.append(f"{column.title}: " + "; ".join(cells))
     reasons = {s.reason for s in runs[0].scores.values() if s.reason}
     frames = "as many frames as the driver" if runs[0].checks.get("frames") else "NOT as many frames as the driver"
@@ -86,7 +87,7 @@ def table_of(runs: list[Run]) -> str:
 def _cell(run: Run, column: Column) -> str:
     score = run.scores.get(column.key)
     if score is None or np.isnan(score.value):
-        return "-"
+        return ""
     factor, unit = (100, " %") if column.percent else (1, f" {column.unit}" if column.unit else "")
     value, low, high = (f"{factor * v:.{column.digits}f}" for v in (score.value, score.low, score.high))
     return value + ("" if np.isnan(score.low) else f" [{low}, {high}]") + unit

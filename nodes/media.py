@@ -25,11 +25,16 @@ class Progress:
     """The node's progress bar; every step is also the moment at which a pressed Cancel takes effect."""
 
     def __init__(self, total: int) -> None:
-        self._bar = comfy.utils.ProgressBar(max(total, 1))
+        self._total = max(total, 1)
+        self._bar = comfy.utils.ProgressBar(self._total)
 
     def __call__(self, *_: Any) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._bar.update(1)
+
+    def end(self) -> None:
+        """All is done, in however many steps."""
+        self._bar.update_absolute(self._total)
 
 
 def frames_of(images: Tensor, progress: Progress | None = None) -> Iterator[np.ndarray]:
@@ -65,15 +70,16 @@ def mask_to_uint8(mask: Tensor, num_frames: int, size_hw: tuple[int, int]) -> np
     return (mask * 255).round().clamp(0, 255).to(torch.uint8).expand(num_frames, *size_hw).numpy()
 
 
-def video_file(video: Any) -> Path:
-    """The file behind a VIDEO; one that is in memory alone, or a part of a file, is written to the temp folder."""
+def video_file(video: Any) -> tuple[Path, bool]:
+    """The file behind a VIDEO, and whether it was there before: one that is in memory alone, or a part of a file, is
+    written to the temp folder."""
     if isinstance(video, InputImpl.VideoFromComponents):  # its stream source would be encoded here, and then again
         video = _encodable(video)
     elif isinstance(source := video.get_stream_source(), str) and _is_whole(video, source):
-        return Path(source)
+        return Path(source), True
     path = temporary_file(".mp4")
     video.save_to(str(path))
-    return path
+    return path, False
 
 
 def _encodable(video: Any) -> Any:

@@ -9,10 +9,9 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from .folders import ASSETS, BUNDLED, KEY
-from .types import CATEGORY, AdapterType
+from .types import CATEGORY, AdapterType, SignalsType
 
-SignalsType = io.Custom("SVDP_SIGNALS")  # model.backends.comfy_signals.VideoSignals
-OWN = -1.0  # a weight or number that the adapter file decides
+_OWN = -1.0  # a weight or number that the adapter file decides
 
 
 def adapter_names() -> list[str]:
@@ -24,7 +23,7 @@ def adapter_names() -> list[str]:
 def _weight(name: str, what: str, paper: float) -> io.Float.Input:
     return io.Float.Input(
         name,
-        default=OWN,
+        default=_OWN,
         min=-1.0,
         max=10.0,
         step=0.05,
@@ -33,7 +32,8 @@ def _weight(name: str, what: str, paper: float) -> io.Float.Input:
     )
 
 
-def _range(name: str, what: str, default: float) -> io.Float.Input:
+def range_input(name: str, what: str, default: float) -> io.Float.Input:
+    """When a signal counts."""
     return io.Float.Input(
         name,
         default=default,
@@ -45,7 +45,8 @@ def _range(name: str, what: str, default: float) -> io.Float.Input:
     )
 
 
-def _region(name: str) -> io.Float.Input:
+def region_input(name: str) -> io.Float.Input:
+    """How strongly a region of the driver counts."""
     return io.Float.Input(
         name,
         default=1.0,
@@ -85,6 +86,15 @@ class SVDPLoadAdapter(io.ComfyNode):
                     tooltip="What it is and how to sample with it: base, form, segment length, steps, weights.",
                 ),
             ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, adapter_name):
+        if adapter_name is None or adapter_name in adapter_names():
+            return True
+        return (
+            f"{adapter_name} is not in models/svdp: put the file there and press R, or try the pack without it, with "
+            "mini_adapter and the Bundled Model"
         )
 
     @classmethod
@@ -215,8 +225,9 @@ class SVDPSignalFusion(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SVDPSignalFusion",
-            display_name="Signal Fusion (SVDP)",
+            display_name="Signal Fusion, as in 0.1 (SVDP)",
             category=CATEGORY,
+            is_deprecated=True,
             description="Weighs portrait, driver and history against each other, in place of CFG: nothing + source x "
             "(portrait) + driving x (driver) + history x (frames before). What has no share is not computed.",
             search_aliases=["svdp", "guider", "cfg portrait", "driving strength", "signal weights"],
@@ -232,18 +243,18 @@ class SVDPSignalFusion(io.ComfyNode):
                 _weight("source", "Higher: more like the portrait, at last hard and oversaturated.", 2.0),
                 _weight("driving", "Higher: follows the driver's expression more, at last its face too.", 2.5),
                 _weight("history", "Higher: smoother joins between segments, at last frozen.", 1.0),
-                _range("source_start", "When the portrait begins to count", 0.0),
-                _range("source_end", "When the portrait ceases to count", 1.0),
-                _range("driving_start", "When the driver begins to count", 0.0),
-                _range("driving_end", "When the driver ceases to count", 1.0),
-                _range("history_start", "When the frames before begin to count", 0.0),
-                _range("history_end", "When the frames before cease to count", 1.0),
-                _region("eyes"),
-                _region("nose"),
-                _region("mouth"),
+                range_input("source_start", "When the portrait begins to count", 0.0),
+                range_input("source_end", "When the portrait ceases to count", 1.0),
+                range_input("driving_start", "When the driver begins to count", 0.0),
+                range_input("driving_end", "When the driver ceases to count", 1.0),
+                range_input("history_start", "When the frames before begin to count", 0.0),
+                range_input("history_end", "When the frames before cease to count", 1.0),
+                region_input("eyes"),
+                region_input("nose"),
+                region_input("mouth"),
                 io.Float.Input(
                     "rescale",
-                    default=OWN,
+                    default=_OWN,
                     min=-1.0,
                     max=1.0,
                     step=0.05,
@@ -265,7 +276,7 @@ class SVDPSignalFusion(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, signals, source, driving, history, source_start, source_end, driving_start, driving_end,
-        history_start, history_end, eyes, nose, mouth, conditioning=None, rescale=OWN,
+        history_start, history_end, eyes, nose, mouth, conditioning=None, rescale=_OWN,
     ) -> io.NodeOutput:  # fmt: skip
         from ..model.backends.comfy import own_fusion
         from ..model.backends.comfy_guider import SVDPGuider
@@ -291,8 +302,9 @@ class SVDPSegmentedSampler(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="SVDPSegmentedSampler",
-            display_name="Segmented Sampler (SVDP)",
+            display_name="Segmented Sampler, as in 0.1 (SVDP)",
             category=CATEGORY,
+            is_deprecated=True,
             description="Samples a video of any length in segments; the last frames of each are given to the next as "
             "history, so that they join. Memory does not grow with the length.",
             search_aliases=["svdp", "long video sampler", "sampler custom advanced", "segments", "history frames"],
@@ -318,7 +330,7 @@ class SVDPSegmentedSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "history_noise",
-                    default=OWN,
+                    default=_OWN,
                     min=-1.0,
                     max=0.5,
                     step=0.01,
@@ -334,7 +346,7 @@ class SVDPSegmentedSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "start",
-                    default=OWN,
+                    default=_OWN,
                     min=-1.0,
                     max=1.0,
                     step=0.01,
@@ -357,7 +369,7 @@ class SVDPSegmentedSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, noise, guider, sampler, sigmas, segment_length, history, history_noise, finished=None, start=OWN
+        cls, noise, guider, sampler, sigmas, segment_length, history, history_noise, finished=None, start=_OWN
     ) -> io.NodeOutput:
         import latent_preview
 

@@ -2,7 +2,7 @@
 
 # pyright: reportMissingImports=false
 # (ComfyUI is a program, not a package that could be installed)
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from .types import CATEGORY, FACES, AdapterType, CropType, FaceTrackType, LandmarksType, MotionType, track_input
 
@@ -19,7 +19,8 @@ class SVDPFaceTrack(io.ComfyNode):
             display_name="Face Track (SVDP)",
             category=CATEGORY,
             description="Follows one face through the images: 478 points, expression and head pose of every image. "
-            "Images in which it is not seen are interpolated and listed, never fatal unless no image shows it.",
+            "Images in which it is not seen are listed on the node and held from their neighbours; fatal only if no "
+            "image shows it.",
             search_aliases=["face landmarks", "face mesh", "track face", "mediapipe", "face detection", "svdp"],
             inputs=[
                 io.Image.Input("images", tooltip="A portrait, or the frames of a clip in order, all of one size."),
@@ -92,7 +93,9 @@ class SVDPFaceTrack(io.ComfyNode):
         from . import faces
 
         track = faces.find_track(images, face_landmarks, fps, FACES_OR_NUMBER[face] or str(face_number), smoothing)
-        return io.NodeOutput(track, faces.draw_tracks(images, track, preview_images), describe_track(track))
+        report = describe_track(track)
+        drawn = faces.draw_tracks(images, track, preview_images)
+        return io.NodeOutput(track, drawn, report, ui=ui.PreviewText(report))
 
 
 class SVDPFaceCrop(io.ComfyNode):
@@ -197,7 +200,8 @@ class SVDPFaceCrop(io.ComfyNode):
         cfg = faces.crop_rule(size, scale, shift_up, position, adapter)
         crop = faces.plan_images_crop(images, track, mask, cfg)
         crop = faces.move_crop(crop, track, motion, source_track, reference)
-        return io.NodeOutput(faces.crop_images(images, crop), crop, faces.cropped_track(track, crop))
+        cut = faces.crop_images(images, crop, None if mask is not None else track)
+        return io.NodeOutput(cut, crop, faces.cropped_track(track, crop))
 
 
 class SVDPRegionMasks(io.ComfyNode):

@@ -126,7 +126,9 @@ def link_faces(
     """
     track = _assemble(follow_face(faces, select), size)
     if track.missing:
-        log.warning("face not seen in frames %s: interpolated", frame_ranges(track.missing))
+        log.warning(
+            "face not seen in frames %s: interpolated, and held from its neighbours", frame_ranges(track.missing)
+        )
     if smoothing is None or track.num_frames == 1:
         return track
     return replace(track, landmarks=smoothing(track.landmarks, fps, float(np.median(track.eye_distance))))
@@ -138,7 +140,7 @@ def describe_track(track: FaceTrack) -> str:
     seen = track.num_frames - len(track.missing)
     lines = [f"{track.num_frames} frames of {width}x{height} pixels, the face seen in {seen}"]
     if track.missing:
-        lines.append(f"interpolated: {frame_ranges(track.missing)}")
+        lines.append(f"interpolated: {frame_ranges(track.missing)} (the face is held from the frames around)")
     eyes = np.median(track.eye_distance)
     lines.append(f"eyes {eyes:.0f} pixels apart" + (": small, expect little detail" if eyes < SMALL_FACE else ""))
     angles = zip(("yaw", "pitch", "roll"), track.euler.min(0), track.euler.max(0), strict=True)

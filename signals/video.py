@@ -326,12 +326,12 @@ def _timing(ticks: list[int | None], time_base: Fraction, rates: list[Fraction])
     known = [t for t in ticks if t is not None]
     begin = known[0] * time_base if known else Fraction(0)
     if len(known) < len(ticks) or any(b <= a for a, b in pairwise(known)):
-        return _steady(len(ticks), rates[0], begin)  # no usable timestamps
+        return steady_timing(len(ticks), rates[0], begin)  # no usable timestamps
     relative = [t - known[0] for t in known]
     for rate in rates:
         slack = max(time_base, Fraction(1, 10) / rate)
         if all(abs(t * time_base - i / rate) <= slack for i, t in enumerate(relative)):
-            return _steady(len(ticks), rate, begin)
+            return steady_timing(len(ticks), rate, begin)
     mean = (len(relative) - 1) / (relative[-1] * time_base)
     return Timing(
         num_frames=len(ticks),
@@ -343,7 +343,8 @@ def _timing(ticks: list[int | None], time_base: Fraction, rates: list[Fraction])
     )
 
 
-def _steady(num_frames: int, fps: Fraction, begin: Fraction) -> Timing:
+def steady_timing(num_frames: int, fps: Fraction, begin: Fraction = Fraction(0)) -> Timing:
+    """Frames at an even beat, the first of them at `begin` seconds."""
     return Timing(
         num_frames=num_frames, fps=fps, constant=True, begin=begin, ticks=tuple(range(num_frames)), time_base=1 / fps
     )

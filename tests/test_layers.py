@@ -18,7 +18,7 @@ MEDIA = frozenset({"numpy", "cv2", "PIL", "av"})
 STANDARD = set(sys.stdlib_module_names) | {"tomllib"}  # from Python 3.11 on
 TRAINING = TORCH | MEDIA | {"accelerate", "numba", "peft", "tensorboard", "tomli", "matplotlib", "webdataset"}
 TRAINING |= {"fsspec"}  # optional
-COMFY = frozenset({"comfy", "comfy_api", "folder_paths", "latent_preview"})
+COMFY = frozenset({"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview"})
 EMBEDDERS = frozenset({"dlib", "face_recognition_models", "ai_edge_litert"})
 
 
@@ -57,6 +57,7 @@ BACKENDS = {
     "model/backends/comfy_blocks.py": "comfy",
     "model/backends/comfy_guider.py": "comfy",
     "model/backends/comfy_sampling.py": "comfy",
+    "model/backends/comfy_vae.py": "comfy",
 }
 BACKEND_LIBRARIES = frozenset({"diffusers", "comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes"})
 

@@ -9,6 +9,7 @@ owns them then, so that the order of nodes does not matter.
 # (ComfyUI is a program, not a package that could be installed)
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from ..streams import Streams
 from ..weights import native_layer
 from .comfy_blocks import ComfyBackend, architecture_of_mmdit, mmdit_of
 from .comfy_forward import ROWS, ConditionedForward, SegmentState, chunks_of, plain_rows
+
+log = logging.getLogger(__name__)
 
 KEY = "svdp"
 FUSION_WEIGHTS = ("source", "driving", "history", "rescale")  # that an adapter file may bring
@@ -130,6 +133,8 @@ def apply_adapter(model: Any, adapter: LoadedAdapter, strength: float = 1.0, shi
     if strength:
         _add_lora(clone, adapter, strength)
     if shift is not None:
+        if "model_sampling" in model.object_patches:
+            log.warning("the shift of another node before Apply Adapter has no effect: set Apply Adapter's own")
         clone.add_object_patch("model_sampling", _flow_sampling(model, shift))
     if base.patch == 1:
         for name, own in _counts_of_single_patches(model).items():

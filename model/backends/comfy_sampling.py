@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -21,6 +22,8 @@ from ..sampling import noisy_history
 from ..segments import Segment, frame_noise, plan_segments
 from ..streams import Streams
 from .comfy_guider import SVDPGuider
+from .comfy_signals import VideoSignals
+from .comfy_store import SegmentFiles, model_parts
 
 StepCallback = Callable[[int, Tensor, Tensor, int], None]  # (step, x0, x, steps in all), as ComfyUI's samplers call it
 _RANDOM = "Noise_RandomNoise"  # ComfyUI's own seeded noise
@@ -29,12 +32,13 @@ _RANDOM = "Noise_RandomNoise"  # ComfyUI's own seeded noise
 @dataclass(frozen=True)
 class SegmentReport:
     """A finished segment: time in seconds, branches computed, how far its mean latent lies from the first segment's
-    (per channel, root mean square, in standard deviations of the first)."""
+    (per channel, root mean square, in standard deviations of the first). `kept`: from an earlier run, not made anew."""
 
     segment: Segment
     seconds: float
     branches: tuple[Branch, ...]
     drift: float
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,14 @@ class VideoLatents:
     def text(self) -> str:
         """The report as lines of text."""
         frames, seconds = len(self.latents), sum(r.seconds for r in self.reports)
-        lines = [f"{frames} frames, {len(self.reports)} segments sampled, {seconds:.1f} s"]
+        kept = sum(r.kept for r in self.reports)
+        told = f", {kept} kept from an earlier run" if kept else ""
+        lines = [f"{frames} frames, {len(self.reports) - kept} segments sampled{told}, {seconds:.1f} s"]
         for number, r in enumerate(self.reports, 1):
             s = r.segment
             past = f"{s.num_history} of history" if s.num_history else "no history"
-            lines.append(
-                f"segment {number}: frames {s.start} to {s.stop - 1}, {past}, branches {' '.join(r.branches)}, "
-                f"{r.seconds:.1f} s, drift {r.drift:.3f}"
-            )
+            made = "kept" if r.kept else f"{past}, branches {' '.join(r.branches)}, {r.seconds:.1f} s"
+            lines.append(f"segment {number}: frames {s.start} to {s.stop - 1}, {made}, drift {r.drift:.3f}")
         return "\n".join(lines)
 
 
@@ -97,6 +101,7 @@ def sample_video(
     *,
     start: float = 1.0,
     finished: Tensor | None = None,
+    folder: Path | None = None,
     on_step: StepCallback | None = None,
 ) -> VideoLatents:
     """Sample all frames of the guider's signals.
@@ -107,6 +112,7 @@ def sample_video(
         start: noise level at which sampling begins, as a share of the sigmas; below 1 it begins from the posed source.
         finished: latents (P, C, h, w) of the video's first frames from an earlier run; whole segments of them are kept
             and not made again.
+        folder: where every finished segment is written, and looked for: a run that was stopped goes on from there.
         on_step: called after every step with the steps done and to do over all segments.
     Raises: `UserError` if there is no step to sample, or `finished` does not fit. An interrupt ends it at once.
     """
@@ -119,19 +125,50 @@ def sample_video(
             f"start {start:g} begins from the posed source, and there is none: connect posed, or use start 1"
         )
     plan = plan_segments(signals.num_frames, cfg)
-    done = _kept(finished, plan, signals.latent_shape)
-    todo = [s for s in plan if s.start >= sum(len(d) for d in done)]
+    files = None if folder is None else SegmentFiles(folder, _run_parts(guider, noise, sampler, sigmas, history_noise))
+    paths = [] if files is None else files.paths(plan, lambda s: _by_frame(signals.take(s.start, s.stop)))
+    known = _kept(finished, plan, signals.latent_shape)
+    if files is not None:
+        known += [files.load(path) for path in paths[len(known) :]]
+    known += [None] * (len(plan) - len(known))
     steps, sources = len(sigmas) - 1, dict[Any, Streams]()
+    total, made = steps * known.count(None), 0
+    done: list[Tensor] = []
     reports: list[SegmentReport] = []
-    for number, segment in enumerate(todo):
+    for number, segment in enumerate(plan):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        began = time.perf_counter()
-        past = _history(guider, done, segment, history_noise, noise.seed)
-        part = guider.for_frames(segment.start, segment.stop, past, sources)
-        callback = _shifted(on_step, number * steps, len(todo) * steps)
-        done.append(_sample_segment(part, noise, sampler, sigmas, segment, callback, from_posed=start < 1))
-        reports.append(SegmentReport(segment, time.perf_counter() - began, part.branches, _drift(done[0], done[-1])))
+        began, latents, branches = time.perf_counter(), known[number], ()
+        if kept := latents is not None:
+            done.append(latents.to(comfy.model_management.intermediate_device()))
+        else:
+            past = _history(guider, done, segment, history_noise, noise.seed)
+            part = guider.for_frames(segment.start, segment.stop, past, sources)
+            callback = _shifted(on_step, made, total)
+            done.append(_sample_segment(part, noise, sampler, sigmas, segment, callback, from_posed=start < 1))
+            branches, made = part.branches, made + steps
+            if files is not None:
+                files.save(paths[number], done[-1], segment)
+        seconds = time.perf_counter() - began
+        reports.append(SegmentReport(segment, seconds, branches, _drift(done[0], done[-1]), kept))
     return VideoLatents(torch.cat(done), tuple(reports))
+
+
+def _run_parts(guider: SVDPGuider, noise: Any, sampler: Any, sigmas: Tensor, history_noise: float) -> dict[str, Any]:
+    """All that decides the segments beside their own signals."""
+    return {
+        "model": model_parts(guider.model_patcher),
+        "fusion": guider.fusion,
+        "conditioning": guider.conditioning,
+        "source": guider.signals.source,
+        "noise": noise,
+        "sampler": sampler,
+        "sigmas": sigmas,
+        "history_noise": history_noise,
+    }
+
+
+def _by_frame(signals: VideoSignals) -> list[Tensor | None]:
+    return [signals.masks, signals.driving, signals.driving_pixels, signals.posed, signals.posed_pixels]
 
 
 def _sample_segment(
@@ -164,8 +201,8 @@ def segment_noise(noise: Any, segment: Segment, empty: Tensor) -> Tensor:
     return noise.generate_noise({"samples": empty, "batch_index": list(range(segment.start, segment.stop))})
 
 
-def _kept(finished: Tensor | None, plan: list[Segment], shape: tuple[int, ...]) -> list[Tensor]:
-    """Whole segments of an earlier run."""
+def _kept(finished: Tensor | None, plan: list[Segment], shape: tuple[int, ...]) -> list[Tensor | None]:
+    """Whole segments of an earlier run that are connected."""
     if finished is None:
         return []
     if tuple(finished.shape[1:]) != shape:
@@ -173,7 +210,6 @@ def _kept(finished: Tensor | None, plan: list[Segment], shape: tuple[int, ...]) 
             f"the finished latents are {tuple(finished.shape[1:])} per frame, the signals {shape}: they are of another "
             "video or size"
         )
-    finished = finished.to(comfy.model_management.intermediate_device())  # a loaded latent is on the CPU
     return [finished[s.start : s.stop] for s in plan if s.stop <= len(finished)]
 
 

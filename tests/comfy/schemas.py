@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("object_info.json")
 DOCS = ROOT / "web" / "docs"
-FILE_LISTS = {"adapter_name"}  # their options are what lies on the disk
+FILE_LISTS = {"adapter_name", "name"}  # their options are what lies on the disk
 
 
 def node_classes() -> dict[str, Any]:
@@ -35,7 +35,7 @@ def node_classes() -> dict[str, Any]:
 
 def snapshot(nodes: dict[str, Any]) -> dict[str, Any]:
     """Names, order, types, defaults and ranges of all inputs and outputs: what saved workflows depend on."""
-    return {name: _shape_of(node) for name, node in nodes.items()}
+    return json.loads(json.dumps({name: _shape_of(node) for name, node in nodes.items()}))
 
 
 def _shape_of(node: Any) -> dict[str, Any]:
@@ -44,12 +44,12 @@ def _shape_of(node: Any) -> dict[str, Any]:
     for kind, of_kind in info["input"].items():
         for name, (what, *more) in of_kind.items():
             options = {k: v for k, v in (more[0] if more else {}).items() if k not in ("tooltip", "display_name")}
-            if isinstance(what, list) or name in FILE_LISTS:
+            if isinstance(what, list) or (name in FILE_LISTS and what == "COMBO"):
                 what, options = (
                     "COMBO",
                     {**options, "options": what if isinstance(what, list) else options["options"]},
                 )
-            if name in FILE_LISTS:
+            if name in FILE_LISTS and what == "COMBO":
                 options["options"] = "files"
             inputs[name] = {"kind": kind, "type": what, **options}
     outputs = [list(pair) for pair in zip(info["output_name"], info["output"], strict=True)]
@@ -58,7 +58,7 @@ def _shape_of(node: Any) -> dict[str, Any]:
 
 def widgets(shape: dict[str, Any]) -> list[str]:
     """Names of the inputs that have a value in a saved workflow, in the order in which it lists the values."""
-    simple = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+    simple = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
     return [name for name, entry in shape["inputs"].items() if entry["type"] in simple and not entry.get("forceInput")]
 
 
@@ -78,14 +78,20 @@ def locale(nodes: dict[str, Any]) -> dict[str, Any]:
     return texts
 
 
+def with_fields(inputs: list[Any]) -> list[Any]:
+    """Inputs, each choice followed by the fields that belong to its options."""
+    return [part for i in inputs for part in (i.get_all() if hasattr(i, "get_all") else [i])]
+
+
 def tables(node: Any) -> str:
     """The tables of a help page."""
     schema = node.GET_SCHEMA()
     lines = ["## Inputs", "", "| name | type | default | |", "|---|---|---|---|"]
-    for i in schema.inputs:
+    for i in with_fields(schema.inputs):
         default = getattr(i, "default", None)
         shown = "" if default is None else f"{default:g}" if isinstance(default, float) else str(default).lower()
-        kind = i.get_io_type().replace(",", ", ") + (", optional" if i.optional else "")
+        kind = i.get_io_type().replace("COMFY_DYNAMICCOMBO_V3", "COMBO").replace(",", ", ")
+        kind += ", optional" if i.optional else ""
         lines.append(f"| {i.display_name or i.id} | {kind} | {shown} | {i.tooltip} |")
     lines += ["", "## Outputs", "", "| name | type | |", "|---|---|---|"]
     lines += [f"| {o.display_name or o.id} | {o.get_io_type()} | {o.tooltip} |" for o in schema.outputs]

@@ -15,23 +15,37 @@ from .conftest import load_model, write_adapter
 FRAMES = 18  # more than one segment
 
 
-def animate(portrait: torch.Tensor, video: Any, **changed: Any) -> tuple[Any, ...]:
-    from svdp.nodes.animate import SVDPAnimatePortrait
+@pytest.fixture(autouse=True)
+def nothing_kept(comfy_on_path) -> None:
+    from svdp.nodes.kept import KEPT
+
+    KEPT.clear()
+
+
+def animate(portrait: torch.Tensor, driving: Any, **changed: Any) -> tuple[Any, ...]:
+    """Video, images, mask, sheet, report."""
+    from svdp.nodes.animate import SVDPAnimate
 
     settings: dict[str, Any] = {
         "seed": 1,
+        "mode": "model",
         "motion": "absolute",
         "follow": 1.0,
-        "steps": 2,
+        "sampling": {"sampling": "chosen", "steps": 2},
         "max_frames": FRAMES,
         "paste_back": False,
+        "keep_as": "",
         "eyes": True,
         "nose": True,
         "mouth": True,
         "source_face": "largest",
         "driving_face": "largest",
+        "fps": 25.0,
     }
-    return SVDPAnimatePortrait.execute(portrait, video, **{**settings, **changed}).args
+    settings |= changed
+    count = settings.pop("max_frames")
+    settings["length"] = {"length": "beginning", "frames": count} if count else {"length": "whole clip"}
+    return SVDPAnimate.execute(portrait, driving, **settings).args
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +60,7 @@ def test_video_sheet_and_report(media, bundled_file):
     from svdp.model.adapter import load_adapter
 
     portrait, driving = media
-    video, sheet, report = animate(portrait, driving)
+    video, images, mask, sheet, report = animate(portrait, driving)
     moved = video.get_components().images
     assert float((moved[0] - moved[-1]).abs().mean()) > 0.002
     parts = video.get_components()
@@ -56,17 +70,20 @@ def test_video_sheet_and_report(media, bundled_file):
     with av.open(video.get_stream_source()) as file:  # ComfyUI 0.15 itself reads one packet of sound with PyAV 18
         (sound,) = file.streams.audio
         assert float(sound.duration * sound.time_base) == pytest.approx(FRAMES / 30, abs=0.1)
+    assert images.shape == parts.images.shape and mask.shape == images.shape[:3] and float(mask.min()) == 1
+    assert float((images - parts.images).abs().mean()) < 0.02, "the video is the images, compressed"
     assert sheet.shape[0] == 1 and sheet.shape[1] > 4 * 160
     assert f"{FRAMES} frames of 320x320" in report and "segment 2" in report
 
 
 def test_pasted_into_the_whole_picture(media):
     portrait, driving = media
-    video, _, _ = animate(portrait, driving, max_frames=2, paste_back=True, motion="relative")
+    video, _, mask, _, _ = animate(portrait, driving, max_frames=2, paste_back=True, motion="relative")
     images = video.get_components().images
     assert images.shape == (2, *portrait.shape[1:])
     corner = (images[:, :20, :20] - portrait[:, :20, :20]).abs()
     assert float(corner.mean()) < 0.02  # what the square does not touch stays
+    assert mask.shape == images.shape[:3] and float(mask[:, :20, :20].max()) == 0 and float(mask.max()) == 1
 
 
 def test_a_video_from_memory_and_a_part_of_one_are_taken_as_they_are(media):
@@ -101,7 +118,7 @@ def test_a_draft_needs_no_model_and_has_the_portraits_resolution(media, motion, 
 
     monkeypatch.setattr(animation, "complete_model", None)
     portrait, driving = media
-    video, sheet, report = animate(portrait, driving, mode="draft", max_frames=4, motion=motion)
+    video, _, _, sheet, report = animate(portrait, driving, mode="draft", max_frames=4, motion=motion)
     images = video.get_components().images
     assert images.shape[0] == 4 and images.shape[1] == images.shape[2] and images.shape[1] % 16 == 0
     assert f"squares of {images.shape[1]} pixels" in report and sheet.shape[2] > 4 * 100
@@ -138,34 +155,152 @@ def test_an_adapter_with_a_posed_source_gets_one(media, tmp_path, base_path, bun
     )  # fmt: skip
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(bundled_file("mini_autoencoder.safetensors"))))
     connected = {"model": load_model(base_path), "adapter": load_adapter(str(path), path.name), "vae": vae}
-    video, sheet, _ = animate(*media, max_frames=6, **connected)
+    video, _, _, sheet, _ = animate(*media, max_frames=6, **connected)
     assert video.get_components().images.shape == (6, 64, 64, 3)
-    plain = animate(*media, max_frames=6)[1]
+    plain = animate(*media, max_frames=6, mode="draft")[3]
     assert sheet.shape[1] > plain.shape[1], "the sheet has a row more: the posed source"
 
 
 def test_a_half_connected_model_is_refused(media):
-    from svdp.nodes.animate import SVDPAnimatePortrait
+    from svdp.nodes.animate import SVDPAnimate
 
     with pytest.raises(UserError, match="connect model and adapter too"):
         animate(*media, vae=object())
-    assert SVDPAnimatePortrait.validate_inputs(eyes=False, nose=False, mouth=False) is not True
+    assert SVDPAnimate.validate_inputs(False, False, False, "") is not True
+    assert SVDPAnimate.validate_inputs(True, False, False, "my clip") is True
+    assert "separators" in SVDPAnimate.validate_inputs(True, False, False, "../elsewhere")
 
 
 def test_cancel_stops_between_frames(media, monkeypatch):
     import comfy.model_management as mm
-    from svdp.nodes import animation
+    from svdp.nodes import progress
 
-    show = animation._Stages.show
+    show = progress.StageBar.show
 
     def press_cancel(self, stage, share, preview=None):
         if stage == "track":  # while sampling, ComfyUI's own check would hide that ours is missing
             mm.interrupt_current_processing(True)
         show(self, stage, share, preview)
 
-    monkeypatch.setattr(animation._Stages, "show", press_cancel)
+    monkeypatch.setattr(progress.StageBar, "show", press_cancel)
     try:
         with pytest.raises(mm.InterruptProcessingException):
             animate(*media, max_frames=2)
     finally:
         mm.interrupt_current_processing(False)
+
+
+def test_an_image_batch_drives_as_its_video_does(media):
+    portrait, driving = media
+    frames = driving.get_components().images[:6]
+    video, images, *_ = animate(portrait, frames, max_frames=0, fps=30.0)
+    parts = video.get_components()
+    assert parts.frame_rate == 30 and parts.audio is None
+    theirs = animate(portrait, driving, max_frames=6)[1]
+    assert images.shape == theirs.shape and float((images - theirs).abs().mean()) < 0.005
+    with pytest.raises(UserError, match="one picture"):
+        animate(portrait, frames[:1], max_frames=0)
+
+
+def test_several_portraits_are_refused_by_both_forms(media):
+    from svdp.nodes.animate import SVDPAnimatePortrait
+
+    portrait, driving = media
+    two = torch.cat([portrait, portrait])
+    with pytest.raises(UserError, match="one picture, got 2"):
+        animate(two, driving)
+    with pytest.raises(UserError, match="one picture, got 2"):
+        SVDPAnimatePortrait.execute(
+            two, driving, 0, "absolute", 1.0, 2, 4, False, True, True, True, "largest", "largest"
+        )
+
+
+def test_the_form_of_version_0_1_gives_what_it_gave(media):
+    from svdp.nodes.animate import SVDPAnimatePortrait
+
+    old = SVDPAnimatePortrait.execute(
+        *media, 1, "absolute", 1.0, 2, 6, False, True, True, True, "largest", "largest"
+    ).args
+    new = animate(*media, max_frames=6)
+    assert len(old) == 3 and old[2].splitlines()[0] == new[4].splitlines()[0]
+    assert torch.equal(old[0].get_components().images, new[0].get_components().images)
+
+
+def test_frames_that_do_not_fit_into_memory_stop_only_what_hangs_on_them(media, monkeypatch):
+    from comfy_execution.graph_utils import ExecutionBlocker
+    from svdp.nodes import animation
+
+    monkeypatch.setattr(animation, "IMAGES_SHARE", 0.0)
+    video, images, mask, _, _ = animate(*media, mode="draft", max_frames=2)
+    assert isinstance(images, ExecutionBlocker) and isinstance(mask, ExecutionBlocker) and "video" in images.message
+    assert len(video.get_components().images) == 2
+
+
+def test_a_late_dial_makes_only_what_follows(media, monkeypatch):
+    from svdp.nodes import animation
+
+    made: list[str] = []
+
+    def counted(name: str) -> None:
+        was = getattr(animation, name)
+        monkeypatch.setattr(animation, name, lambda *a, **k: (made.append(name), was(*a, **k))[1])
+
+    for name in ("detect_face", "track_faces", "encode_source", "sample_video"):
+        counted(name)
+    first = animate(*media, max_frames=6)
+    assert made == ["detect_face", "track_faces", "encode_source", "sample_video"]
+    again = animate(*media, max_frames=6)
+    assert made[4:] == [] and torch.equal(first[1], again[1]) and torch.equal(first[3], again[3])
+    animate(*media, max_frames=6, paste_back=True)
+    assert made[4:] == []
+    other = animate(*media, max_frames=6, seed=2)
+    assert made[4:] == ["sample_video"] and not torch.equal(first[1], other[1])
+    animate(*media, max_frames=6, nose=False)
+    assert made[5:] == ["encode_source", "sample_video"]
+    animate(*media, max_frames=5, nose=False)
+    assert made[7:] == ["track_faces", "encode_source", "sample_video"]
+
+
+def test_a_stopped_run_goes_on_with_the_same_frames(media, monkeypatch, tmp_path):
+    import comfy.model_management as mm
+    import folder_paths
+    from svdp.nodes import progress
+    from svdp.nodes.kept import KEPT
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    whole = animate(*media)[1]
+    KEPT.clear()
+    show = progress.StageBar.show
+
+    def press_cancel(self, stage, share, preview=None):
+        if stage == "sample" and share > 0.5:
+            mm.interrupt_current_processing(True)
+        show(self, stage, share, preview)
+
+    with monkeypatch.context() as pressed:
+        pressed.setattr(progress.StageBar, "show", press_cancel)
+        with pytest.raises(mm.InterruptProcessingException):
+            animate(*media, keep_as="my clip")
+    assert list((tmp_path / "svdp" / "my clip").glob("*.safetensors"))
+    KEPT.clear()
+    _, images, _, _, report = animate(*media, keep_as="my clip")
+    assert torch.equal(images, whole) and "kept from an earlier run" in report
+
+
+def test_work_ahead_keeps_order_raises_and_ends_its_thread():
+    import threading
+
+    from svdp.nodes.progress import ahead
+
+    assert list(ahead(iter(range(50)))) == list(range(50))
+
+    def broken():
+        yield 1
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        list(ahead(broken()))
+    for item in ahead(iter(range(50))):
+        if item == 3:
+            break
+    assert not [t for t in threading.enumerate() if t.name == "svdp-ahead"]

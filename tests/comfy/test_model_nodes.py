@@ -83,7 +83,7 @@ def test_the_bundled_adapter_is_in_the_list(bundled):
 def test_open_weights_and_shift_are_the_adapters_own(chain, own):
     fusion = chain["guider"].fusion
     assert (fusion.source, fusion.driving, fusion.history) == (own["fusion"]["source"], 2.0, own["fusion"]["history"])
-    assert fusion.rescale == own["fusion"]["rescale"] > 0
+    assert fusion.rescale == own["fusion"]["rescale"]
     assert chain["model"].get_model_object("model_sampling").shift == own["shift"]
 
 
@@ -203,3 +203,98 @@ def test_a_vae_of_another_model_is_refused(pictures):
 
     with pytest.raises(UserError, match=r"\(4, 8, 8\).*bundled small one"):
         SVDPEncodeSignals.execute(OfSD15(), *pictures[:2])
+
+
+def test_own_and_chosen_numbers_are_those_of_the_first_form(chain, how, own, tmp_path, monkeypatch):
+    """What -1 and 0 said in 0.1 is a choice now, and gives the same."""
+    import folder_paths
+    from svdp.nodes.model import SVDPSegmentedSampler
+    from svdp.nodes.sampling import SVDPFusion, SVDPSampler
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    ranges = (0, 1, 0, 1, 0, 1, 1, 1, 1)
+    (open_,) = SVDPFusion.execute(chain["model"], chain["signals"], {"weights": "adapter's own"}, *ranges).args
+    assert open_.fusion.driving == own["fusion"]["driving"] and open_.fusion.rescale == own["fusion"]["rescale"]
+    weights = {"weights": "chosen", **own["fusion"], "driving": 2.0}
+    (guider,) = SVDPFusion.execute(chain["model"], chain["signals"], weights, *ranges).args
+    assert guider.fusion == chain["guider"].fusion
+    segments = {"segments": "chosen", "segment_length": 3, "history": 2, "history_noise": 0.0, "start": 1.0}
+    now = SVDPSampler.execute(how["noise"], guider, how["sampler"], how["sigmas"], segments, "a b").args
+    then = SVDPSegmentedSampler.execute(
+        how["noise"], chain["guider"], how["sampler"], how["sigmas"], 3, 2, 0.0, start=1.0
+    ).args
+    assert torch.equal(now[0]["samples"], then[0]["samples"])
+    again = SVDPSampler.execute(how["noise"], guider, how["sampler"], how["sigmas"], segments, "a b").args
+    assert "kept from an earlier run" in again[1] and torch.equal(now[0]["samples"], again[0]["samples"])
+    assert (tmp_path / "svdp" / "a b").is_dir()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "C:x", "con", "COM1.old", " x", "x.", "a" * 81, "a\nb", ".."])
+def test_names_that_are_no_names_are_refused(name):
+    from svdp.nodes.folders import kept_folder
+    from svdp.nodes.sampling import SVDPSampler
+    from svdp.nodes.tracks import SVDPSaveTrack
+
+    assert SVDPSampler.validate_inputs(name) is not True and SVDPSaveTrack.validate_inputs(name) is not True
+    with pytest.raises(UserError):
+        kept_folder(name)
+
+
+def test_a_saved_track_is_in_the_list_and_comes_back(tmp_path, monkeypatch, bundled, pictures):
+    import folder_paths
+    from svdp.nodes.examples import SVDPExampleMedia
+    from svdp.nodes.signals import SVDPFaceTrack
+    from svdp.nodes.tracks import SVDPLoadTrack, SVDPSaveTrack
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    portrait = SVDPExampleMedia.execute("fair hair", "woman talking").args[0]
+    track = SVDPFaceTrack.execute(portrait, 25.0, "largest", 0, 1.0, 1).args[0]
+    SVDPSaveTrack.execute(track, "Clip äöü 人")
+    assert SVDPLoadTrack.define_schema().inputs[0].options == ["Clip äöü 人"]
+    again, report = SVDPLoadTrack.execute("Clip äöü 人").args
+    assert (again.landmarks == track.landmarks).all() and "the face seen in 1" in report
+
+
+def test_the_bundled_model_computes_as_this_machine_computes_best(comfy_on_path, bundled_file):
+    import comfy.model_management as management
+    import comfy.sd
+    import comfy.utils
+    from svdp.model.backends import comfy_vae
+    from svdp.nodes.examples import SVDPBundledModel
+
+    model, adapter, vae = SVDPBundledModel.execute().args
+    wanted = comfy_vae.own_dtype(management.get_torch_device())
+    assert model.object_patches.get("manual_cast_dtype") == wanted
+    assert vae.vae_dtype == (wanted or torch.float32) and adapter.name == "mini_adapter.safetensors"
+    assert SVDPBundledModel.execute().args[0] is model, "loaded once"
+    path = bundled_file("mini_autoencoder.safetensors")
+    core = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)))
+    latents = core.encode(torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0)))
+
+    def same(other: Any, far: float) -> None:
+        assert float((other.decode(latents) - core.decode(latents)).detach().abs().mean()) < far
+        assert (
+            float((other.encode(core.decode(latents)) - core.encode(core.decode(latents))).detach().abs().mean())
+            < 4 * far
+        )
+
+    same(vae, 0.01)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comfy_vae, "own_dtype", lambda device: None)
+        quick = comfy_vae.load_tiny_vae(path)
+    same(quick, 1e-5)
+    count = [sum(isinstance(m, torch.nn.ReLU) for m in v.first_stage_model.taesd_decoder) for v in (core, quick)]
+    assert count[1] > count[0], "blocks of zeros are not computed"
+
+
+def test_a_shift_that_has_no_effect_is_told(comfy_on_path, caplog):
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+    from svdp.nodes.examples import SVDPBundledModel
+    from svdp.nodes.model import SVDPApply
+
+    model, adapter, _ = SVDPBundledModel.execute().args
+    SVDPApply.execute(model, adapter, 1.0, 2.0)
+    assert "no effect" not in caplog.text
+    (shifted,) = ModelSamplingSD3().patch(model, 5.0)
+    SVDPApply.execute(shifted, adapter, 1.0, 2.0)
+    assert "another node before Apply Adapter has no effect" in caplog.text

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from .schemas import SNAPSHOT, as_json, locale, node_classes, snapshot, widgets, with_tables
+from .schemas import SNAPSHOT, as_json, locale, node_classes, snapshot, widgets, with_fields, with_tables
 
 RELEASED = Path(__file__).with_name("released_inputs.json")
 CORE_TYPES = {"FACE_LANDMARKS"}
@@ -52,7 +52,7 @@ def test_ids_and_types_are_ours_alone(nodes):
     known = {t.io_type for t in vars(io).values() if hasattr(t, "io_type")} | CORE_TYPES
     for name, node in nodes.items():
         schema = node.GET_SCHEMA()
-        types = {t for i in (*schema.inputs, *schema.outputs) for t in i.get_io_type().split(",")}
+        types = {t for i in (*with_fields(schema.inputs), *schema.outputs) for t in i.get_io_type().split(",")}
         assert name.startswith("SVDP") and all(t.startswith("SVDP_") for t in types - known)
 
 
@@ -61,7 +61,7 @@ def test_everything_is_explained(nodes):
         schema = node.GET_SCHEMA()
         assert schema.display_name.endswith("(SVDP)") and schema.category and len(schema.search_aliases) > 2
         assert len(schema.description) > 60, name
-        for part in (*schema.inputs, *schema.outputs):
+        for part in (*with_fields(schema.inputs), *schema.outputs):
             assert part.tooltip and len(part.tooltip) > 12, f"{name}: {part.id} has no tooltip"
         assert len({o.id for o in schema.outputs}) == len(schema.outputs)
 
@@ -86,6 +86,19 @@ def test_english_texts_are_those_of_the_nodes(nodes, root):
     assert (root / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8") == as_json(locale(nodes))
 
 
+def test_chinese_texts_name_every_input_and_output(nodes, root):
+    chinese = json.loads((root / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    shapes = {name: (set(t["inputs"]), set(t["outputs"])) for name, t in locale(nodes).items()}
+    assert {name: (set(t["inputs"]), set(t["outputs"])) for name, t in chinese.items()} == shapes
+
+
+def test_deprecated_nodes_are_still_there_and_no_workflow_uses_them(nodes, root):
+    old = {name for name, node in nodes.items() if node.GET_SCHEMA().is_deprecated}
+    assert old == {"SVDPAnimatePortrait", "SVDPSignalFusion", "SVDPSegmentedSampler"}
+    for path in (root / "workflows").glob("*.json"):
+        assert not [name for name in old if f'"{name}"' in path.read_text(encoding="utf-8")], path.name
+
+
 def test_snapshot(nodes):
     """A change here changes what saved workflows mean: append inputs only, and raise the version."""
     assert snapshot(nodes) == json.loads(SNAPSHOT.read_text(encoding="utf-8"))
@@ -106,12 +119,12 @@ def test_bundled_files_are_in_the_ordinary_lists(nodes):
     import folder_paths
 
     for key, ending in (
-        ("checkpoints", "base"),
         ("diffusion_models", "base"),
         ("vae", "autoencoder"),
         ("svdp", "adapter"),
     ):
         assert f"mini_{ending}.safetensors" in folder_paths.get_filename_list(key)
+    assert not [n for n in folder_paths.get_filename_list("checkpoints") if n.startswith("mini_")]
     options = nodes["SVDPLoadAdapter"].GET_NODE_INFO_V1()["input"]["required"]["adapter_name"]
     assert "mini_adapter.safetensors" in str(options)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +23,9 @@ from .conftest import comfy_folder, why_not
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [p.stem for p in sorted((ROOT / "workflows").glob("*.json"))]
 NEEDS_DOWNLOADS = {"4-full-size-sd35-medium"}
-STAND_INS = {
-    "sd3.5_medium.safetensors": "mini_base.safetensors",
-    "svdp_sd35m_adapter.safetensors": "mini_adapter.safetensors",
+STAND_INS = {  # bundled files under the names of those that would have to be downloaded
+    "checkpoints/sd3.5_medium.safetensors": "base/mini_base.safetensors",
+    "svdp/svdp_sd35m_adapter.safetensors": "svdp/mini_adapter.safetensors",
 }
 FRAMES = 64  # of the example clips
 
@@ -37,6 +39,9 @@ class Server:
         self.base, self.log = base, base / "server.log"
         (base / "custom_nodes").mkdir(parents=True)
         (base / "custom_nodes" / "video-driven-portraits").symlink_to(ROOT)
+        for name, bundled in STAND_INS.items():
+            (base / "models" / name).parent.mkdir(parents=True)
+            shutil.copy(ROOT / "assets" / bundled, base / "models" / name)
         settings = base / "user" / "default" / "comfy.settings.json"
         settings.parent.mkdir(parents=True)
         settings.write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")  # no dialog at the first start
@@ -56,6 +61,11 @@ class Server:
         body = None if data is None else json.dumps(data).encode()
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{place}", body, timeout=60) as answer:
             return json.load(answer)
+
+    def tell(self, place: str, data: Any) -> None:
+        """Ask for something that has no answer."""
+        body = json.dumps(data).encode()
+        urllib.request.urlopen(f"http://127.0.0.1:{self.port}{place}", body, timeout=60).close()
 
     def wait(self, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
@@ -92,13 +102,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def prompt_of(name: str, **changed: Any) -> dict[str, Any]:
-    """The API twin with other numbers, and bundled files in place of those that would have to be downloaded."""
-    text = (ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8")
-    for wanted, bundled in STAND_INS.items():
-        text = text.replace(wanted, bundled)
-    prompt = json.loads(text)
+    """The API twin with other numbers; `frames`: only the beginning, where the whole chain is one node."""
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    frames = changed.pop("frames", 0)
     for node in prompt.values():
         node["inputs"] |= {k: v for k, v in changed.items() if k in node["inputs"]}
+        if frames and "length" in node["inputs"]:
+            node["inputs"] |= {"length": "beginning", "length.frames": frames}
     return prompt
 
 
@@ -152,9 +162,43 @@ def test_runs_to_the_end(server, name):
         failed = [text for kind, text in history["status"]["messages"] if kind == "execution_error"]
         assert [f["node_type"] for f in failed] == ["SVDPEncodeSignals"]
         return
-    history = server.run(prompt_of(name, steps=1, max_frames=18))
+    history = server.run(prompt_of(name, steps=1, frames=18))
     assert history["status"]["status_str"] == "success", history["status"]["messages"][-1]
     films = [f for o in history["outputs"].values() for f in o.get("images", []) if f["filename"].endswith(".mp4")]
     assert len(films) == 1
     reader = VideoReader(server.base / "output" / films[0]["subfolder"] / films[0]["filename"])
     assert reader.num_frames == frames and reader.info.has_audio and reader.info.fps == 30
+    side = 640 if name == "6-upscale-and-detail" else 320  # pixels: the portrait's, or twice as many
+    assert (reader.info.width, reader.info.height) == (side, side)
+
+
+def test_a_missing_adapter_is_told_with_what_to_do(server):
+    prompt = prompt_of("4-full-size-sd35-medium")
+    (loader,) = (n for n in prompt.values() if n["class_type"] == "SVDPLoadAdapter")
+    loader["inputs"]["adapter_name"] = "gone.safetensors"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        server.run(prompt)
+    said = refused.value.read().decode()
+    assert "gone.safetensors is not in models/svdp" in said and "mini_adapter" in said
+
+
+def test_blueprints_are_in_the_node_library(server):
+    found = server.ask("/global_subgraphs").values()
+    names = {entry["name"] for entry in found if "video-driven-portraits" in json.dumps(entry["info"])}
+    assert {p.stem for p in (ROOT / "subgraphs").glob("*.json")} <= names
+
+
+def test_a_run_killed_in_the_second_segment_goes_on(server):
+    """Workflow 3 as it says: the same name, run again; finished segments are files under output."""
+    prompt = prompt_of("3-long-video", steps=1, keep_as="a run")
+    server.run(prompt)
+    folder = server.base / "output" / "svdp" / "a run"
+    files = sorted(folder.glob("*.safetensors"))
+    assert len(files) == FRAMES / 8
+    was = [f.read_bytes() for f in files]
+    for file in files[1:]:
+        file.unlink()
+    server.tell("/free", {"unload_models": True, "free_memory": True})
+    server.run(prompt)
+    assert [f.read_bytes() for f in sorted(folder.glob("*.safetensors"))] == was
+    assert (server.base / "output" / "svdp" / "tracks" / "my long video.track.npz").is_file()
