@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..heads.doubts import find_doubts
 from ..heads.pose import PosedPortrait
 from ..signals.crops import Crop, CropConfig, crop_track
 from ..signals.track import FaceTrack, detect_face
 from .faces import LANDMARKS_FPS, as_track, find_track
 from .media import Progress, to_image, to_mask, to_uint8
+
+log = logging.getLogger(__name__)
 
 Motion = Literal["absolute", "relative"]
 
@@ -59,7 +63,10 @@ def pose_portrait(
     picture, count = to_uint8(portrait[0]), driver.num_frames
     found = as_track(face, portrait)
     size = size or driver.image_size[0]
-    head = PosedPortrait(picture, detect_face(picture) if found is None else found, size, scale)
+    face = detect_face(picture) if found is None else found
+    head = PosedPortrait(picture, face, size, scale)
+    for doubt in find_doubts(face, head.actor.place.fit):
+        log.warning("the portrait may not work well: %s", doubt)
     pictures, known = torch.empty(count, size, size, 3), torch.empty(count, size, size)
     step = Progress(count)
     landmarks = driver.landmarks * (size / driver.image_size[0])
