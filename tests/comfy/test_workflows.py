@@ -168,7 +168,7 @@ def test_runs_to_the_end(server, name):
     assert len(films) == 1
     reader = VideoReader(server.base / "output" / films[0]["subfolder"] / films[0]["filename"])
     assert reader.num_frames == frames and reader.info.has_audio and reader.info.fps == 30
-    side = 640 if name == "6-upscale-and-detail" else 320  # pixels: the portrait's, or twice as many
+    side = 800 if name == "6-upscale-and-detail" else 400  # pixels: the portrait's, or twice as many
     assert (reader.info.width, reader.info.height) == (side, side)
 
 
