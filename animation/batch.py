@@ -190,7 +190,9 @@ def _made(job: Job, model: LoadedModel | None, replace: bool, display: Display, 
         )  # fmt: skip
         if model is None and not cfg.draft:
             raise UserError("without a model there are drafts only: set draft = true")
-        result = run(cfg, output_of(cfg, Media(), model), display, stop, loaded=model)
+        output = output_of(cfg, Media(), model)
+        output.advice = ""  # the list is run again
+        result = run(cfg, output, display, stop, loaded=model)
     except Cancelled:
         raise
     except UserError as error:

@@ -42,6 +42,7 @@ class OutputFile:
     ) -> None:
         self.path, self.overwrite = path, overwrite
         self._resumable = resume is not None
+        self.advice = "; --resume goes on from there" if self._resumable else ""  # after what is kept, in words
         self.started = False  # to be set when this run begins to write
         if not path.name:
             raise UserError(f"output {path} is a folder: give a file name, such as {path / 'out.mp4'}")
@@ -118,10 +119,7 @@ class OutputFile:
         if best is not None:
             self._remove_videos(but=best if frames else None)
         self._release()
-        if not frames:
-            return NOTHING
-        advice = "; --resume goes on from there" if self._resumable else ""
-        return f"the first {frames} frames are kept in {best}{advice}"
+        return f"the first {frames} frames are kept in {best}{self.advice}" if frames else NOTHING
 
     def _check(self, inputs: tuple[Path, ...]) -> None:
         for written in (self.path, self.sheet, self.folder):

@@ -31,7 +31,7 @@ from ..model.flow import sigma_schedule
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop, zoom_of
 from ..signals.hold import held_squares
 from ..signals.motion import align_motion
-from ..signals.paste import paste_back
+from ..signals.paste import Paster
 from ..signals.regions import REGIONS, RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, describe_track, detect_face, track_faces
 from ..signals.video import VideoWriter
@@ -173,9 +173,10 @@ class _Film:
     """The finished frames: into a file, and on request into memory as images. Use as a context manager."""
 
     def __init__(self, run: _Run) -> None:
-        self.picture, self.affine, wishes = run.picture, run.place.affines[0], run.wishes
-        self.pasted, self.path, timing = wishes.paste, temporary_file(".mp4"), run.driving.timing
-        size = self.picture.shape[:2] if self.pasted else (run.rule.size, run.rule.size)
+        side, wishes = run.rule.size, run.wishes
+        self.paste = Paster(run.picture, run.place.affines[0], side) if wishes.paste else None
+        self.path, timing = temporary_file(".mp4"), run.driving.timing
+        size = run.picture.shape[:2] if wishes.paste else (side, side)
         sound, cut = run.driving.path, wishes.max_frames > 0
         self._writer = VideoWriter(self.path, (size[0], size[1]), timing, sound=sound, cut_sound=cut)
         shape = (timing.num_frames, size[0], size[1], 3)
@@ -185,7 +186,7 @@ class _Film:
     def write(self, squares: np.ndarray) -> None:
         """Append animated squares (n, s, s, 3)."""
         for square in squares:
-            frame, mask = paste_back(self.picture, square, self.affine) if self.pasted else (square, None)
+            frame, mask = self.paste(square) if self.paste else (square, None)
             if mask is not None and not self._writer.frames_written:
                 self.mask = to_mask(mask)
             if self.images is not None:
