@@ -158,7 +158,7 @@ def pack(
     out: Annotated[Path, typer.Argument(help="Folder for the two files.")],
     root: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER: where a root of the file lies.")] = None,
 ) -> None:
-    """Pack faces and clips for `scripts/train_bundled.py`: two small files that travel to a bare machine."""
+    """Pack faces and clips for the few-step training, as `scripts/make_bundled.py` does: two small files."""
     require_extra()
     from ..training.data.pack import write_pack
 

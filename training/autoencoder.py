@@ -5,11 +5,8 @@ The encoder regresses the teacher's latents; the decoder rebuilds the pictures f
 
 import json
 import logging
-import math
-import os
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,14 +19,18 @@ from torch.nn import functional as F
 from ..errors import UserError
 from ..model.autoencoder import WIDTH, TinyAutoencoder
 from ..model.checks import convert
-from .checkpoint import run_folder
+from .checkpoint import LAST, Progress, load_checkpoint, run_folder, save_checkpoint
+from .config import OptimSettings
 from .data.autoencoder_pictures import CropsConfig, build_crops, find_files
-from .muon import Muon
+from .ema import Ema
+from .optim import MuonAdamW, set_learning_rate
+from .picture_loss import charbonnier, gradient_loss
+from .schedule import learning_rate, progress_at
 from .tables import table_at
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT, LOG, WEIGHTS = "checkpoint.pt", "log.jsonl", "autoencoder.safetensors"
+LOG, WEIGHTS = "log.jsonl", "autoencoder.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,19 @@ class AutoencoderConfig:
             raise UserError("batch, steps, log_every, save_every and lr must be positive")
         if not self.pictures and not self.manifest and not self.crops_file:
             raise UserError("the autoencoder needs training pictures: set pictures, manifest or crops_file")
+
+    @property
+    def minutes(self) -> float:
+        """The budget of time; 0: no limit."""
+        return self.seconds / 60
+
+    @property
+    def optim(self) -> OptimSettings:
+        """Peak rates, warm-up and the end of the cosine."""
+        return OptimSettings(
+            name="muon", lr=self.lr, muon_lr=self.muon_lr, final_lr=self.final_lr, warmup=self.warmup,
+            weight_decay=self.weight_decay, ema=self.ema,
+        )  # fmt: skip
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], root: Path) -> "AutoencoderConfig":
@@ -133,16 +147,6 @@ def _ellipses(draw: Callable[..., Tensor], count: int, size: int) -> Tensor:
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 
-def charbonnier(error: Tensor, eps: float = 1e-3) -> Tensor:
-    """Mean of sqrt(e^2 + eps^2): L1 with a smooth foot."""
-    return torch.sqrt(error.square() + eps * eps).mean()
-
-
-def gradient_error(error: Tensor) -> Tensor:
-    """Charbonnier of the horizontal and vertical differences: edges must be where they were."""
-    return charbonnier(error.diff(dim=-1)) + charbonnier(error.diff(dim=-2))
-
-
 def pyramid_error(error: Tensor, levels: int = 3) -> Tensor:
     """Charbonnier of a Laplacian pyramid (band-passed by 2x2 means), coarse bands weighted up by their size."""
     total = error.new_zeros(())
@@ -156,13 +160,13 @@ def pyramid_error(error: Tensor, levels: int = 3) -> Tensor:
 def picture_loss(y: Tensor, x: Tensor) -> Tensor:
     """What the decoder minimises; all terms are linear in the error, so the pyramid is taken of it at once."""
     error = (y - x).float()
-    return charbonnier(error) + gradient_error(error) + 0.5 * pyramid_error(error)
+    return charbonnier(error) + gradient_loss(error) + 0.5 * pyramid_error(error)
 
 
 def latent_loss(z: Tensor, teacher: Tensor) -> Tensor:
     """What the encoder minimises: squared error, plus L1 to keep going when it is small."""
     error = (z - teacher).float()
-    return error.square().mean() + 0.2 * charbonnier(error, 1e-2)
+    return error.square().mean() + 0.2 * charbonnier(error, eps=1e-2)
 
 
 def psnr(y: Tensor, x: Tensor) -> Tensor:
@@ -184,32 +188,24 @@ class _Run:
         model = TinyAutoencoder.load(cfg.start).requires_grad_(True).train() if cfg.start else TinyAutoencoder()
         model.skip_blocks({*cfg.skipped_blocks, *model.skipped_blocks})
         self.model: TinyAutoencoder = model.to(cfg.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema: TinyAutoencoder = deepcopy(self.model).requires_grad_(False)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        inner = [p for p in trained if p.shape[:2] == (WIDTH, WIDTH)]
-        outer = [p for p in trained if p.shape[:2] != (WIDTH, WIDTH)]
-        self.optimizers = (
-            (torch.optim.AdamW(outer, betas=(0.9, 0.99), weight_decay=cfg.weight_decay), cfg.lr),
-            (Muon(inner), cfg.muon_lr),
-        )
-        self.step, self.seconds = 0, 0.0
+        self.optimizer = _build_optimizer(self.model, cfg.optim)
+        self.ema = Ema(self.model, cfg.ema)
+        self.progress = Progress()
 
     @property
-    def progress(self) -> float:
+    def share(self) -> float:
         """Share of the schedule that is done, by steps or by wall time, whichever is further."""
-        spent = self.seconds / self.cfg.seconds if self.cfg.seconds else 0.0
-        return min(1.0, max(self.step / self.cfg.steps, spent))
+        return progress_at(self.cfg, self.progress.step, self.progress.seconds)
 
-    def lr_share(self) -> float:
-        """Share of the peak learning rates: linear warm-up, then a cosine down to `final_lr`."""
-        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
-        warm = min(1.0, (self.step + 1) / max(self.cfg.warmup, 1))
-        return warm * (self.cfg.final_lr + (1 - self.cfg.final_lr) * cosine)
+    @property
+    def rate(self) -> float:
+        """The learning rate of AdamW."""
+        return learning_rate(self.cfg.optim, self.progress.step, self.share)
 
     def own_share(self) -> float:
         """Share of the decoder's pictures that are rebuilt from the encoder's own latents."""
         start, full = self.cfg.own_latents
-        return 0.5 * min(1.0, max(0.0, (self.progress - start) / max(full - start, 1e-6)))
+        return 0.5 * min(1.0, max(0.0, (self.share - start) / max(full - start, 1e-6)))
 
     def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(latent loss, picture loss, pictures), the encoder untouched by the second."""
@@ -217,73 +213,65 @@ class _Run:
             with torch.no_grad():
                 teacher = self.teacher.encode(x)
             own = self.model.encode(x)
-            generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
+            generator = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.progress.step)
             swap = (torch.rand(len(x), 1, 1, 1, generator=generator) < self.own_share()).to(x.device)
             y = self.model.taesd_decoder(torch.where(swap, own.detach(), teacher))
         return latent_loss(own, teacher), picture_loss(y, x), y
 
     def train_step(self, x: Tensor) -> dict[str, Tensor]:
         """One update; returns what is logged."""
-        for optimizer, peak in self.optimizers:
-            optimizer.param_groups[0]["lr"] = peak * self.lr_share()
+        set_learning_rate(self.optimizer, self.rate)
         latent, picture, y = self.losses(x)
         (latent + picture).backward()
         for part in (self.model.taesd_encoder, self.model.taesd_decoder):
             nn.utils.clip_grad_norm_(part.parameters(), self.cfg.clip)
-        for optimizer, _ in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        decay = min(self.cfg.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(weight, 1 - decay)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update()
+        self.progress.step += 1
         return {"latent": latent.detach(), "picture": picture.detach(), "psnr": psnr(y.detach(), x)}
 
     def save(self) -> None:
-        """Checkpoint and EMA weights, each complete or not there."""
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        part = self.out / (CHECKPOINT + ".part")
-        torch.save(state, part)
-        os.replace(part, self.out / CHECKPOINT)
-        self.ema.save(self.out / WEIGHTS, {**self.cfg.metadata, "svdp.training_steps": str(self.step)})
+        """Checkpoint and averaged weights, each complete or not there."""
+        save_checkpoint(self.out / LAST, self.progress, self.model, [self.optimizer], self.ema)
+        with self.ema.applied():
+            header = {**self.cfg.metadata, "svdp.training_steps": str(self.progress.step)}
+            self.model.save(self.out / WEIGHTS, header)
 
-    def load(self) -> None:
+    def resume(self) -> None:
         """Continue from the checkpoint in the output folder."""
-        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=self.cfg.device)
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.progress = load_checkpoint(self.out / LAST, self.model, [self.optimizer], self.ema)
+
+
+def _build_optimizer(model: TinyAutoencoder, optim: OptimSettings) -> torch.optim.Optimizer:
+    """Muon for the inner convolutions, 64 channels to 64, AdamW for the first and last ones and biases."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    inner = [p for p in trained if p.shape[:2] == (WIDTH, WIDTH)]
+    outer = [p for p in trained if p.shape[:2] != (WIDTH, WIDTH)]
+    groups = [{"params": outer}, {"params": inner, "muon": True, "scale": optim.muon_lr / optim.lr}]
+    return MuonAdamW(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
 def train(config: AutoencoderConfig, out: Path, resume: bool = False) -> Path:
     """Train until the schedule ends; returns the EMA weights (fp16 safetensors, rewritten at every checkpoint).
 
-    `out` receives checkpoint.pt, log.jsonl and config.json. A resumed run continues bit for bit as if never stopped
+    `out` receives last.safetensors, log.jsonl and config.json. A resumed run continues bit for bit as if never stopped
     (but for the part of the schedule that goes by wall time). Raises UserError if there is nothing to resume, or
     something in the way.
     """
     out = Path(out)
-    found = (out / CHECKPOINT).is_file()
+    found = (out / LAST).is_file()
     if resume and not found:
-        raise UserError(f"nothing to resume: {out / CHECKPOINT} does not exist; start without --resume")
+        raise UserError(f"nothing to resume: {out / LAST} does not exist; start without --resume")
     if found and not resume:
         raise UserError(f"{out} holds a run already: resume it, or choose another output folder")
     if config.threads:
         torch.set_num_threads(config.threads)
-    with run_folder(out, out / CHECKPOINT, out / "crops.npy"):
+    with run_folder(out, out / LAST, out / "crops.npy"):
         crops = _crops(config, out)
         run = _Run(config, out)
         if resume:
-            run.load()
+            run.resume()
         else:
             (out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
         _loop(run, crops)
@@ -305,22 +293,23 @@ def _loop(run: _Run, crops: Tensor) -> None:
     cfg = run.cfg
     sums: dict[str, Tensor] = {}
     last = time.monotonic()
-    while run.progress < 1:
-        values = run.train_step(draw_pictures(crops, cfg, run.step))
+    progress = run.progress
+    while run.share < 1:
+        values = run.train_step(draw_pictures(crops, cfg, progress.step))
         now = time.monotonic()
-        run.seconds, last = run.seconds + now - last, now
+        progress.seconds, last = progress.seconds + now - last, now
         sums = {key: sums.get(key, 0) + value for key, value in values.items()}
-        if run.step % cfg.log_every == 0:
+        if progress.step % cfg.log_every == 0:
             line = {key: round(float(value) / cfg.log_every, 5) for key, value in sums.items()}
             _log_line(run, line)
             sums = {}
-        if run.step % cfg.save_every == 0:
+        if progress.step % cfg.save_every == 0:
             run.save()
     run.save()
 
 
 def _log_line(run: _Run, values: dict[str, float]) -> None:
-    line = {"step": run.step, "seconds": round(run.seconds, 1), "lr_share": round(run.lr_share(), 5), **values}
+    line = {"step": run.progress.step, "seconds": round(run.progress.seconds, 1), "lr": round(run.rate, 8), **values}
     log.info("%s", "  ".join(f"{key} {value:.5g}" for key, value in line.items()))
     with (run.out / LOG).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,21 +33,30 @@ class Progress:
     stage: int = 0  # of the curriculum
     best_loss: float | None = None  # held-out, of the averaged weights, in this stage
     best_step: int = 0
+    samples: int = 0  # rendered while training
     config: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    path: Path, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, write: bool = True
+    path: Path,
+    progress: Progress,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    ema: Ema,
+    write: bool = True,
 ) -> None:
-    """Write trained weights, averages, optimiser state and random state under `path`, replacing it atomically.
+    """Write trained weights, averages, optimiser states and random state under `path`, replacing it atomically.
 
     Frozen weights are not written: they come from the base file that the configuration names. Where weights are split
     among processes all must call this, one of them with `write`.
     """
-    tensors = {f"weight/{k}": p.detach() for k, p in ema.weights.items()}
+    trained = _trained(module)
+    tensors = {f"weight/{k}": p.detach() for k, p in trained.items()}
     tensors |= {f"buffer/{k}": b for k, b in _saved_buffers(module).items()}
     tensors |= {f"ema/{k}": v for k, v in ema.average.items()}
-    tensors |= _optimizer_tensors(optimizer, _names(ema))
+    names = {id(p): name for name, p in trained.items()}
+    for optimizer in optimizers:
+        tensors |= _optimizer_tensors(optimizer, names)
     tensors |= _random_tensors()
     header = {
         "svdp.checkpoint": str(FORMAT_VERSION),
@@ -97,24 +106,25 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema) -> Progress:
+def load_checkpoint(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ema: Ema) -> Progress:
     """Restore everything that `save_checkpoint` wrote; training goes on bit for bit as if it had not stopped.
 
     Raises `UserError` if the file is not there, is damaged or belongs to another model.
     """
     header, tensors = _read(path)
-    names = _names(ema)
-    wanted = {f"weight/{k}": p.shape for k, p in ema.weights.items()}
+    trained = _trained(module)
+    wanted = {f"weight/{k}": p.shape for k, p in trained.items()}
     problems = [k for k, shape in wanted.items() if k not in tensors or tensors[k].shape != shape]
     if problems:
         raise UserError(f"{path} belongs to another model: {problems[0]} and {len(problems) - 1} more do not fit")
     with torch.no_grad():
-        for key, weight in ema.weights.items():
+        for key, weight in trained.items():
             weight.copy_(like(tensors[f"weight/{key}"], weight))
         for key, buffer in _saved_buffers(module).items():
             buffer.copy_(tensors[f"buffer/{key}"])
     ema.load({k: tensors[f"ema/{k}"] for k in ema.weights}, int(header["svdp.ema_updates"]))
-    _load_optimizer(optimizer, names, tensors)
+    for optimizer in optimizers:
+        _load_optimizer(optimizer, {id(p): name for name, p in trained.items()}, tensors)
     _set_random_state(tensors)
     return Progress(**json.loads(header["svdp.progress"]))
 
@@ -133,8 +143,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return header, tensors
 
 
-def _names(ema: Ema) -> dict[int, str]:
-    return {id(p): name for name, p in ema.weights.items()}
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {k: p for k, p in module.named_parameters() if p.requires_grad}
 
 
 def _saved_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import UserError
 from ..model.adapter import Adapter
 from ..model.attention import attend
 from ..model.backends.diffusers import Denoiser, build_transformer
@@ -287,7 +286,7 @@ def _timed_steps(
     config: TrainConfig, model: Denoiser, stage: StageSettings, frames: int, batch: int, device: torch.device
 ) -> tuple[float, int]:
     """Median seconds of a step, after one to warm up, and the peak of memory."""
-    optimiser, ema = _optimiser(model, config), Ema(model, config.optim.ema)
+    optimiser, ema = build_optimizer(model, config.optim), Ema(model, config.optim.ema)
     bf16_copy = BF16Copy(model) if config.precision == "bf16-weights" else None
     running = bf16_copy.module if bf16_copy is not None else model
     attend_by(running, attend)
@@ -313,14 +312,6 @@ def _timed_steps(
         times.append(time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_of_process()
     return sorted(times[1:])[TIMED_STEPS // 2], peak
-
-
-def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    try:
-        return build_optimizer(model, config.optim)
-    except UserError as error:  # it takes little of a step's time
-        log.warning("timed with AdamW: %s", error)
-        return build_optimizer(model, replace(config.optim, name="adamw"))
 
 
 def _peak_of_process() -> int:

@@ -30,9 +30,9 @@ from .data.windows import ClipBatch
 from .ema import Ema
 from .loss import draw_sigmas, flow_loss, region_weight_map
 from .monitor import Monitor, conditions_of
-from .optim import build_optimizer
+from .optim import build_optimizer, set_learning_rate
 from .schedule import draw_branch, learning_rate, progress_at, rng, stage_at
-from .setup import build_denoiser, export_weights, load_clips
+from .setup import build_denoiser, describe, export_weights, load_clips
 from .sharding import gather_into, gathered, shard, whole
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the last checkpoint. Raises `UserError` if there is none or it is of another configuration."""
-        saved = load_checkpoint(self.checkpoint_path, self.denoiser, self.optimizer.optimizer, self.ema)
+        saved = load_checkpoint(self.checkpoint_path, self.denoiser, [self.optimizer.optimizer], self.ema)
         _check_same(saved.config, self.config.to_json(), str(self.checkpoint_path))
         saved.config = self.progress.config
         self.progress = saved
@@ -149,8 +149,7 @@ class Trainer:
         """One update of the weights."""
         step, optim = self.progress.step, self.config.optim
         rate = learning_rate(optim, step, share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("scale", 1.0)
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         if self.bf16_copy is not None:
             self.bf16_copy.take_weights()
@@ -245,7 +244,7 @@ class Trainer:
         """Checkpoint and current averaged weights; only the main process writes."""
         main = self.accelerator.is_main_process
         if main or self.sharded:
-            parts = self.denoiser, self.optimizer.optimizer, self.ema
+            parts = self.denoiser, [self.optimizer.optimizer], self.ema
             save_checkpoint(self.checkpoint_path, self.progress, *parts, write=main)
             with self._averaged():
                 self._export("weights")
@@ -255,7 +254,8 @@ class Trainer:
         if self.sharded:
             gather_into(self.plain, self.denoiser)
         if self.accelerator.is_main_process:
-            export_weights(self.plain or self.denoiser, self.out / name, self.config, self.progress)
+            info = {**(self.config.info or {}), "training": describe(self.config, self.progress)}
+            export_weights(self.plain or self.denoiser, self.out / name, info, with_base=self.config.base.train)
 
     def _finish(self, finished: bool) -> None:
         self.save()

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from ..model.fusion import BRANCHES, Branch
-from .config import BranchProbabilities, OptimSettings, StageSettings, TrainConfig
+from .config import BranchProbabilities, OptimSettings, StageSettings
 
 
-def progress_at(config: TrainConfig, step: int, seconds: float) -> float:
+class Budget(Protocol):
+    """Settings of a run that ends after so many steps or minutes, whatever comes first; 0: no limit."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def minutes(self) -> float: ...
+
+
+def progress_at(budget: Budget, step: int, seconds: float) -> float:
     """Share of the budget, 0 to 1, that is spent after `step` steps and `seconds` of training."""
-    by_steps = step / config.steps if config.steps else 0.0
-    by_time = seconds / (60.0 * config.minutes) if config.minutes else 0.0
+    by_steps = step / budget.steps if budget.steps else 0.0
+    by_time = seconds / (60.0 * budget.minutes) if budget.minutes else 0.0
     return min(max(by_steps, by_time), 1.0)
 
 
@@ -23,10 +34,13 @@ def stage_at(stages: tuple[StageSettings, ...], progress: float) -> StageSetting
     return next((s for s in stages if progress < s.until), stages[-1])
 
 
-def learning_rate(optim: OptimSettings, step: int, progress: float) -> float:
-    """Linear warm-up over steps (step 0 is the first), then a cosine over the budget down to `final_lr * lr`."""
+def learning_rate(optim: OptimSettings, step: int, progress: float, flat: float = 0.0) -> float:
+    """Linear warm-up over steps (step 0 is the first), then a cosine over the budget down to `final_lr * lr`.
+
+    The cosine begins at progress `flat`; until then the rate stays at its peak.
+    """
     warm = min(1.0, (step + 1) / optim.warmup) if optim.warmup else 1.0
-    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * max(0.0, (progress - flat) / (1.0 - flat))))
     return optim.lr * warm * (optim.final_lr + (1.0 - optim.final_lr) * cosine)
 
 

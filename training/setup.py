@@ -31,10 +31,20 @@ from .data.locations import Location, find_files
 from .data.shards import load_shards
 from .data.streaming import ClipStream
 from .data.windows import LatentClips
+from .fewstep_config import FewStepConfig
 
 log = logging.getLogger(__name__)
 
 BASE_FILE, ADAPTER_FILE = "base.safetensors", "adapter.safetensors"
+TEXT_STREAM = (
+    "context_embedder",
+    "add_q_proj",
+    "add_k_proj",
+    "add_v_proj",
+    "to_add_out",
+    "ff_context",
+    "norm1_context",
+)
 LORA_LAYERS = (  # of every block: projections of both attentions, feed-forward
     r".*\.attn2?\.(to_q|to_k|to_v|to_out\.0)|.*\.attn\.(add_[qkv]_proj|to_add_out)"
     r"|.*\.ff(_context)?\.net\.(0\.proj|2)"
@@ -116,6 +126,35 @@ def _start_from(path: str, wanted: AdapterConfig, transformer: nn.Module) -> Ada
     return file.adapter.requires_grad_(True)
 
 
+def build_posed_denoiser(config: FewStepConfig) -> Denoiser:
+    """Base and adapter of the few-step training, from random weights or the folder that `config.start` names.
+
+    The text stream of the constant prompt is zero and not trained. Raises `UserError` if the folder does not fit.
+    """
+    torch.manual_seed(config.seed)
+    transformer = build_transformer(config.adapter.base)
+    for name, parameter in transformer.named_parameters():
+        if any(part in name for part in TEXT_STREAM):
+            nn.init.zeros_(parameter).requires_grad_(False)
+    denoiser = Denoiser(transformer, Adapter(config.adapter))
+    if config.start:
+        _load_start(denoiser, Path(config.start))
+    cast(Any, denoiser.adapter).context.requires_grad_(False)
+    return denoiser.to(config.device)
+
+
+def _load_start(denoiser: Denoiser, folder: Path) -> None:
+    found = [sorted(folder.rglob(f"*{part}.safetensors")) for part in ("base", "adapter")]
+    if not all(found):
+        raise UserError(f"{folder} holds no *base.safetensors and *adapter.safetensors to start from")
+    base, file = load_transformer(found[0][0]), load_adapter(found[1][0])
+    check_base(denoiser.adapter.config, architecture_from_config(base.config))
+    if file.adapter.config != denoiser.adapter.config:
+        raise UserError(f"{found[1][0]} was made with other settings than this run's adapter: use the same")
+    denoiser.transformer.load_state_dict(base.state_dict())
+    denoiser.adapter.load_state_dict(file.adapter.state_dict())
+
+
 def add_lora(transformer: nn.Module, lora: LoraSettings, base_is_trained: bool) -> None:
     """Put LoRA deltas on the layers that `LORA_LAYERS` names. Raises `UserError` if those are trained themselves."""
     if base_is_trained:
@@ -161,15 +200,14 @@ def _load_lora(path: str, transformer: nn.Module, saved: Mapping[str, Tensor]) -
                 part.lora_B[adapter].weight.copy_(saved[f"{name}.B.weight"] / scale)
 
 
-def export_weights(denoiser: Denoiser, folder: Path, config: TrainConfig, progress: Progress) -> None:
+def export_weights(denoiser: Denoiser, folder: Path, info: Mapping[str, Any], with_base: bool) -> None:
     """Write the denoiser's present weights in float16: `base.safetensors` (native names, if it was trained) and
-    `adapter.safetensors`; each file is replaced atomically."""
+    `adapter.safetensors`, both with `info` in their headers; each file is replaced atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    info = {**(config.info or {}), "training": _description(config, progress)}
-    if config.base.train:
+    if with_base:
         header = {k: v if isinstance(v, str) else json.dumps(v) for k, v in info.items()}
         _replace(folder / BASE_FILE, lambda p: save_transformer(p, denoiser.transformer, header, torch.float16))
-    file = AdapterFile(denoiser.adapter, lora_deltas(denoiser.transformer), info)
+    file = AdapterFile(denoiser.adapter, lora_deltas(denoiser.transformer), dict(info))
     _replace(folder / ADAPTER_FILE, lambda p: save_adapter(p, file))
 
 
@@ -180,7 +218,8 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
     os.replace(part, path)
 
 
-def _description(config: TrainConfig, progress: Progress) -> dict[str, Any]:
+def describe(config: TrainConfig, progress: Progress) -> dict[str, Any]:
+    """What a run's weights say of their making: steps, minutes, settings without this machine's paths."""
     settings = {k: v for k, v in config.to_json().items() if k not in ("adapter", "watch", "info")}
     settings["data"] = {k: v for k, v in settings["data"].items() if k != "root"}  # a path of the machine
     settings["base"] = {**settings["base"], "path": Path(config.base.path).name}

@@ -20,7 +20,7 @@ from svdp.training.data.autoencoder_pictures import (
     read_frames,
     square,
 )
-from svdp.training.muon import orthogonalise
+from svdp.training.optim import orthogonalise
 
 
 def drawing(seed: int, size: int = 48) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch):
     step = module._Run.train_step
 
     def interrupted(run, pictures):
-        if run.step == 5:  # the checkpoint is of step 4: one step is done again
+        if run.progress.step == 5:  # the checkpoint is of step 4: one step is done again
             raise KeyboardInterrupt
         return step(run, pictures)
 
@@ -93,7 +93,7 @@ def test_runs_do_not_overwrite_each_other(config, tmp_path):
     with pytest.raises(UserError, match="nothing to resume"):
         train(config, tmp_path / "run", resume=True)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.pt").touch()
+    (tmp_path / "run" / "last.safetensors").touch()
     with pytest.raises(UserError, match="holds a run already"):
         train(config, tmp_path / "run")
 

@@ -16,15 +16,16 @@ from torch import nn
 from torch.nn import Linear
 
 
-def make(width: int = 4) -> tuple[nn.Module, torch.optim.AdamW, Ema]:
+def make(width: int = 4) -> tuple[nn.Module, list[torch.optim.Optimizer], Ema]:
     torch.manual_seed(0)
     module = nn.Sequential(Linear(3, width), nn.BatchNorm1d(width), Linear(width, 2))
     module[2].bias.requires_grad_(False)
-    return module, build_optimizer(module, OptimSettings(lr=0.1)), Ema(module, 0.9)
+    return module, [build_optimizer(module, OptimSettings(lr=0.1))], Ema(module, 0.9)
 
 
-def step(module: nn.Module, optimizer: torch.optim.AdamW, ema: Ema, number: int) -> None:
+def step(module: nn.Module, optimizers: list[torch.optim.Optimizer], ema: Ema, number: int) -> None:
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number)) + 0.1 * torch.rand(8, 3)  # global RNG too
+    (optimizer,) = optimizers
     optimizer.zero_grad(set_to_none=True)
     module(x).square().mean().backward()
     if number == 0:
@@ -105,8 +106,8 @@ def test_average_follows_its_formula_and_lets_go_of_the_start() -> None:
 
 
 def test_applied_average_is_in_the_module_only_inside() -> None:
-    module, optimizer, ema = make()
-    step(module, optimizer, ema, 1)
+    module, optimizers, ema = make()
+    step(module, optimizers, ema, 1)
     trained, average = module[0].weight.detach().clone(), ema.average["0.weight"].clone()
     assert not torch.equal(trained, average)
     with pytest.raises(RuntimeError, match="inside"), ema.applied():

@@ -12,8 +12,8 @@ from svdp.model.backends.diffusers import build_transformer, save_transformer
 from svdp.training.config import load_config, parse_config
 from svdp.training.data.sources import load_data_config
 from svdp.training.estimate import MOST_OPERATIONS, LiveBytes, build, estimate
-from svdp.training.fewstep import bundled_adapter
 from svdp.training.loop import Trainer
+from svdp.training.recipe import load_recipe
 from torch.nn import Linear
 
 from .conftest import tiny_table
@@ -85,9 +85,10 @@ def test_each_part_can_start_from_the_one_before(root: Path) -> None:
 
 def test_the_bundled_model_is_of_its_recipe(root: Path) -> None:
     bundled = load_adapter(root / "assets" / "svdp" / "mini_adapter.safetensors")
-    assert bundled.adapter.config == bundled_adapter()
+    recipe = load_recipe(root / "configs" / "bundled.toml")
+    assert bundled.adapter.config == recipe.adapter
     assert bundled.info["training"]["step"] > 1000 and bundled.info["license"] == "Apache-2.0"
-    assert bundled.info["sampling"]["steps"] <= 4
+    assert bundled.info["sampling"]["steps"] == recipe.sampling.steps
 
 
 def test_full_size_configurations_are_valid(root: Path) -> None:

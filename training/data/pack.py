@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 
 from ...errors import NoFaceError, UserError
+from ...heads.bake import bake
+from ...heads.model import load_head_model
 from ...heads.scene import MARGIN
 from ...signals.crops import CropConfig, crop_landmarks, plan_crop, resample
 from ...signals.track import FaceTrack, detect_face, track_faces
@@ -50,6 +52,22 @@ def write_pack(config: DataConfig, out: Path) -> dict[str, int]:
     _write(out / FACES, faces)
     _write(out / CLIPS, clips)
     return {"faces": len(faces), "clips": len(clips)}
+
+
+def write_head(source: Path, out: Path, modes: int) -> None:
+    """Write a head model with its first identity modes only.
+
+    `source` is the folder FaceXModel of ICT-FaceKit or an npz that `heads.bake` wrote. Raises UserError if it is not.
+    """
+    if source.is_dir():
+        bake(source, out)
+        source = out
+    load_head_model(source)  # says what is wrong
+    with np.load(source) as data:
+        arrays = {name: data[name] for name in data.files}
+    for name in {"I", "cage_I"} & set(arrays):
+        arrays[name] = arrays[name][:modes]
+    np.savez_compressed(out, **arrays)
 
 
 def _affines(track: FaceTrack, config: DataConfig, position: Any) -> np.ndarray:
