@@ -5,11 +5,13 @@ A command module has `register(app)` and imports nothing heavy at its top, so th
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -49,8 +51,30 @@ def run(arguments: list[str] | None = None) -> None:
     try:
         build_app()(arguments)
     except UserError as error:
-        console.print(f"error: {' '.join(str(error).split())}", style="red", markup=False, soft_wrap=True)
-        raise SystemExit(EXIT_USER_ERROR) from None
+        _fail(str(error))
+    except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        _fail("there is not enough memory: lower --resolution, --segment-length or --max-side, or raise its limit")
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out: of Python, of torch, of the system, or when a library was to be loaded."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    signs = (
+        "failed to map segment",
+        "cannot allocate memory",
+        "can't allocate memory",
+        "not enough memory",
+        "bad_alloc",
+    )
+    return any(sign in str(error).lower() for sign in signs)
+
+
+def _fail(words: str) -> NoReturn:
+    console.print(f"error: {' '.join(words.split())}", style="red", markup=False, soft_wrap=True)
+    raise SystemExit(EXIT_USER_ERROR) from None
 
 
 def print_path(path: Path) -> None:

@@ -159,3 +159,13 @@ def test_help_does_not_load_the_heavy_libraries():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_device_without_values_and_running_out_of_memory(refused, monkeypatch):
+    assert "device 'meta' cannot be used here" in refused("--device", "meta")
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("svdp.animation.media.load_image", full)
+    assert "there is not enough memory: lower --resolution" in refused()
