@@ -193,7 +193,7 @@ def test_blueprints_are_in_the_node_library(server):
     assert {p.stem for p in (ROOT / "subgraphs").glob("*.json")} <= names
 
 
-def test_a_run_killed_in_the_second_segment_goes_on(server):
+def test_a_run_of_which_the_first_segment_is_left_goes_on(server):
     """Workflow 3 as it says: the same name, run again; finished segments are files under output."""
     prompt = prompt_of("3-long-video", steps=1, keep_as="a run")
     server.run(prompt)
