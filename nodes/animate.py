@@ -8,10 +8,10 @@ from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
 
-from ..model.config import PRESETS
 from .folders import kept_folder, name_problem
 from .types import CATEGORY, FACES, AdapterType, chosen_fields, name_input, own_or_chosen
 
+PRESETS = ("fast", "faithful")  # beside the adapter's own
 WHOLE, BEGINNING = "whole clip", "beginning"
 NO_REGION = "switch at least one of eyes, nose and mouth on"
 TOO_LARGE = (
@@ -151,7 +151,7 @@ class SVDPAnimate(io.ComfyNode):
                     "How many steps: as many as the adapter's file says; half as many (fast); the paper's 40 with all "
                     "four branches (faithful); or your own number.",
                     [io.Int.Input("steps", default=8, min=1, max=200, tooltip="Sampling steps; fewer are faster.")],
-                    ("fast", "faithful"),
+                    PRESETS,
                 ),
                 io.DynamicCombo.Input(
                     "length",
