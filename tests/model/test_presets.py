@@ -28,5 +28,5 @@ def test_faithful_has_the_papers_steps_and_weights_and_keeps_the_rest():
 
 
 def test_unknown_presets_are_named():
-    with pytest.raises(UserError, match="quick.*faithful, balanced, fast"):
+    with pytest.raises(UserError, match=r"quick.*faithful, balanced, fast"):
         by_preset(OWN, "quick")
