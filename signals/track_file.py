@@ -44,4 +44,4 @@ def load_track(path: Path) -> FaceTrack:
     if int(arrays["format"]) != _FORMAT or not fits or not count:
         raise UserError(f"{path} is a face track of another version: save it again")
     height, width = (int(side) for side in arrays["image_size"])
-    return FaceTrack(*(arrays[name] for name in _ARRAYS), (height, width))
+    return FaceTrack(**{name: arrays[name] for name in _ARRAYS}, image_size=(height, width))

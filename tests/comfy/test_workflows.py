@@ -168,7 +168,7 @@ def test_runs_to_the_end(server, name):
     assert len(films) == 1
     reader = VideoReader(server.base / "output" / films[0]["subfolder"] / films[0]["filename"])
     assert reader.num_frames == frames and reader.info.has_audio and reader.info.fps == 30
-    side = 640 if name == "6-upscale-and-detail" else 320  # pixels: the portrait's, or twice as many
+    side = 800 if name == "6-upscale-and-detail" else 400  # pixels: the portrait's, or twice as many
     assert (reader.info.width, reader.info.height) == (side, side)
 
 
@@ -188,7 +188,7 @@ def test_blueprints_are_in_the_node_library(server):
     assert {p.stem for p in (ROOT / "subgraphs").glob("*.json")} <= names
 
 
-def test_a_run_killed_in_the_second_segment_goes_on(server):
+def test_a_run_of_which_the_first_segment_is_left_goes_on(server):
     """Workflow 3 as it says: the same name, run again; finished segments are files under output."""
     prompt = prompt_of("3-long-video", steps=1, keep_as="a run")
     server.run(prompt)
