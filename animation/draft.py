@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from .driver import Source
 
 if TYPE_CHECKING:
     from ..heads.pose import PosedPortrait
+
+log = logging.getLogger(__name__)
 
 
 class PortraitInMaking:
@@ -22,9 +25,11 @@ class PortraitInMaking:
         self._pool = ThreadPoolExecutor(1)
         self._ready = self._pool.submit(import_module, "..heads.pose", __package__)
         self._made: Future[PosedPortrait] | None = None
+        self._source: Source | None = None
 
     def begin(self, source: Source) -> None:
         """Make the head of this portrait."""
+        self._source = source
         self._made = self._pool.submit(self._make, source)
 
     def check(self) -> None:
@@ -33,9 +38,14 @@ class PortraitInMaking:
             self._made.result()
 
     def result(self) -> PosedPortrait:
-        """The head, once it is made. Raises NoFaceError."""
-        assert self._made is not None
-        return self._made.result()
+        """The head, once it is made, with a warning of all that is doubtful about it. Raises NoFaceError."""
+        assert self._made is not None and self._source is not None
+        from ..heads.doubts import find_doubts
+
+        head = self._made.result()
+        for doubt in find_doubts(self._source.track, head.actor.place.fit):
+            log.warning("the portrait may not work well: %s", doubt)
+        return head
 
     def __enter__(self) -> PortraitInMaking:
         return self

@@ -146,7 +146,7 @@ class Animation:
 
     def _writing(self, source: Source, reader: Clip, settings: dict[str, str]) -> Film:
         timing = self._timing(reader)
-        if self._begin:
+        if self.output is not None and self.output.checkpoint:
             self.screen.say(f"goes on at frame {self._begin} of {timing.num_frames}")
         sound = self.cfg.driving if reader.info.has_audio else None
         cut, target = timing.num_frames < reader.num_frames, self.output or self.kept

@@ -42,6 +42,12 @@ HeadModel = Annotated[
 Drafts = Annotated[
     bool, typer.Option("--drafts", help="Also make and measure the draft of every pair: the portrait's own 3D head.")
 ]
+Ceiling = Annotated[
+    bool,
+    typer.Option(
+        "--ceiling", help="Instead of results: how well the detector finds motion that was drawn and so is known."
+    ),
+]
 _HELDOUT = "Held-out shards"
 Shards = Annotated[
     Path | None,
@@ -76,6 +82,7 @@ def evaluate(
     embedder: Embedder = "auto",
     head_model: HeadModel = None,
     drafts: Drafts = False,
+    ceiling: Ceiling = False,
     shards: Shards = None,
     clips: Clips = None,
     provider: Provider = None,
@@ -120,7 +127,7 @@ def evaluate(
 
     With --shards, held-out clips of `svdp data build` are animated instead, and the true frames are the target.
     """
-    of_pairs = {"--head-model": head_model, "--media": media, "--drafts": drafts or None}
+    of_pairs = {"--head-model": head_model, "--media": media, "--drafts": drafts or None, "--ceiling": ceiling or None}
     _check_options(pairs, shards, of_pairs, [clips, provider, truth_autoencoder])
     found = find_weights(weights, base, adapter, autoencoder)
 
@@ -149,6 +156,10 @@ def evaluate(
             fusion_rescale=fusion_rescale,
         )
 
+    if ceiling:
+        assert pairs is not None
+        _evaluate_ceiling(pairs, media, config, out)
+        return
     identity = _identity(embedder)
     if shards is not None:
         _evaluate_shards(shards, pairs, clips, provider, truth_autoencoder, config(None), identity)
@@ -187,6 +198,17 @@ def _evaluate_pairs(
         pairs = add_drafts(pairs, configs, out, reuse=reuse, overwrite=overwrite)
     runs = measure_pairs(pairs, configs, identity)
     _show(Report(columns=COLUMNS, runs=runs, bars=manifest.bars), out, path.stem)
+
+
+def _evaluate_ceiling(path: Path, media: Path | None, config: Callable[[Pair], AnimateConfig], out: Path) -> None:
+    from ..evaluation.columns import COLUMNS
+    from ..evaluation.manifest import read_pairs
+    from ..evaluation.report import Report
+    from .ceiling import measure_ceilings
+
+    pairs = read_pairs(path, [column.key for column in COLUMNS], media).pairs
+    configs = write_portraits(pairs, {pair.name: config(pair) for pair in pairs}, out)
+    _show(Report(columns=COLUMNS, runs=measure_ceilings(pairs, configs)), out, f"{path.stem}, ceiling")
 
 
 def _evaluate_shards(

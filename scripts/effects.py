@@ -36,7 +36,8 @@ COUPLED = {  # pairs that belong together in a face, and why
     ("pitch", "up"): "the face nods about the neck",
     ("yaw", "right"): "the face turns about the neck",
     ("roll", "right"): "the face tilts about the neck",
-    ("gaze_up", "lids"): "the lids follow eyes that look down",
+    ("zoom", "up"): "the head grows about the neck",
+    ("gaze_up", "lids"): "the lids follow the eyes",
     ("lids", "gaze_up"): "the detector reads gaze off the lids",
 }
 

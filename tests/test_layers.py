@@ -42,7 +42,9 @@ RULES = {
     "training": _rule("training training.data heads model model.backends signals errors", TRAINING),
     "training.data": _rule("training.data training heads model model.backends signals errors", TRAINING),
     "heads": _rule("heads signals errors", MEDIA | {"numba", "torch"}),
-    "evaluation": _rule("evaluation model signals errors", TORCH | MEDIA | EMBEDDERS | {"matplotlib", "rich", "tomli"}),
+    "evaluation": _rule(
+        "evaluation heads model signals errors", TORCH | MEDIA | EMBEDDERS | {"matplotlib", "rich", "tomli"}
+    ),
     "nodes": _rule("nodes evaluation heads model model.backends signals errors", TORCH | COMFY),
     "animation": _rule("animation heads model model.backends signals errors", TORCH | MEDIA | {"tomli"}),
     "cli": _rule(

@@ -176,6 +176,24 @@ def test_videos_are_kept_only_if_asked_and_if_they_fit(evaluate, tmp_path: Path)
     assert video.stat().st_mtime_ns > second
 
 
+def test_drafts_are_rows_beside_the_model(evaluate, tmp_path: Path):
+    assert evaluate("--drafts")[0] == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (draft,) = results["baselines"]["draft"]["runs"]
+    assert draft["scores"]["faces"]["value"] == 1 and draft["scores"]["roll_error"]["value"] < 6
+    assert set(results["baselines"]["draft"]["less"]) == {column["key"] for column in results["columns"]}
+    assert VideoReader(tmp_path / "out" / "one.draft.mp4").num_frames == results["runs"][0]["details"]["driver_frames"]
+
+
+def test_the_ceiling_needs_no_model(evaluate, tmp_path: Path):
+    code, table, said = evaluate("--ceiling", "--resolution", "160")
+    assert code == 0, said
+    (run_,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert run_["scores"]["faces"]["value"] == 1 and run_["scores"]["roll_error"]["value"] < 3
+    assert "| one |" in table and "CSIM" not in table
+    assert not (tmp_path / "out" / "one.mp4").exists()
+
+
 def test_mistakes_in_the_list_stop_before_any_work(evaluate, pairs: Path, tmp_path: Path):
     pairs.write_text(pairs.read_text().replace("source.jpg", "nobody.jpg"))
     code, _, said = evaluate()

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 SNAPSHOT = ROOT / "tests" / "comfy" / "object_info.json"
-CONTROLS = {"control_after_generate", "fixed"}  # a widget of the front end alone, by its name or its value
+CONTROL = "control_after_generate"  # a widget of the front end alone
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
-INPUTS, OUTPUTS = -10, -20  # where links of a subgraph come in and go out
+Socket = tuple[str, int]  # number of a node, and which of its outputs
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -34,63 +34,56 @@ def workflow(path) -> dict[str, Any]:
     return read(path)
 
 
-class Graph:
-    """A workflow or a subgraph in it, with what it stands in."""
+def subgraphs(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By the type of the nodes that stand for them."""
+    return {s["id"]: s for s in workflow.get("definitions", {}).get("subgraphs", [])}
 
-    def __init__(
-        self, whole: dict[str, Any], own: dict[str, Any], prefix: str = "", outer: Graph | None = None
-    ) -> None:
-        self.whole, self.prefix, self.outer = whole, prefix, outer
-        self.nodes = {n["id"]: n for n in own["nodes"]}
-        self.links = [list(k.values())[:5] if isinstance(k, dict) else k[:5] for k in own["links"]]
-        kinds = {g["id"]: g for g in whole.get("definitions", {}).get("subgraphs", [])}
-        self.inner = {
-            n: Graph(whole, kinds[node["type"]], f"{prefix}{n}:", self)
-            for n, node in self.nodes.items()
-            if node["type"] in kinds
-        }
 
-    def flat(self) -> dict[str, dict[str, Any]]:
-        """All nodes with those of the subgraphs, by the id that a prompt gives them; no notes."""
-        found = {
-            f"{self.prefix}{n}": node
-            for n, node in self.nodes.items()
-            if n not in self.inner and not node["type"].endswith("Note")
-        }
-        for graph in self.inner.values():
-            found |= graph.flat()
-        return found
-
-    def comes_from(self, link: int | None) -> tuple[str, int] | None:
-        """The node and output at a link's beginning, through the borders of subgraphs."""
-        for number, origin, slot, *_ in self.links:
-            if number != link:
-                continue
-            if origin == INPUTS:
-                assert self.outer is not None
-                here = self.outer.nodes[int(self.prefix.rstrip(":").rsplit(":")[-1])]
-                return self.outer.comes_from(here["inputs"][slot].get("link"))
-            if origin in self.inner:
-                inner = self.inner[origin]
-                leaving = next(k[0] for k in inner.links if k[3] == OUTPUTS and k[4] == slot)
-                return inner.comes_from(leaving)
-            return f"{self.prefix}{origin}", slot
-        return None
-
-    def drawn(self) -> dict[str, dict[str, tuple[str, int]]]:
-        """Node -> input -> where it comes from."""
-        found = {}
-        for n, node in self.nodes.items():
-            if n not in self.inner:
-                ends = {i["name"]: self.comes_from(i.get("link")) for i in node.get("inputs", [])}
-                found[f"{self.prefix}{n}"] = {name: end for name, end in ends.items() if end is not None}
-        for graph in self.inner.values():
-            found |= graph.drawn()
-        return found
+def nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    """All nodes that do something, those in subgraphs included."""
+    found, boxes = list(workflow["nodes"]), subgraphs(workflow)
+    found += [n for box in boxes.values() for n in box["nodes"]]
+    return [n for n in found if n["type"] not in boxes and not n["type"].endswith("Note")]
 
 
 def ours(workflow: dict[str, Any]) -> list[dict[str, Any]]:
-    return [n for n in Graph(workflow, workflow).flat().values() if n["type"].startswith("SVDP")]
+    return [n for n in nodes(workflow) if n["type"].startswith("SVDP")]
+
+
+def flat(workflow: dict[str, Any]) -> dict[str, tuple[str, dict[str, Socket]]]:
+    """Type and connected inputs of every node by number, subgraphs resolved: a node in one is `box:number`."""
+    boxes, found, outputs = subgraphs(workflow), dict[str, tuple[str, dict[str, Socket]]](), dict[Socket, Socket]()
+
+    def walk(graph: dict[str, Any], prefix: str, entries: list[Socket | None]) -> list[Socket | None]:
+        """Add a graph's nodes; what its outputs are, given what its inputs are."""
+        links = [link if isinstance(link, dict) else _named(link) for link in graph["links"]]
+        by_id = {link["id"]: link for link in links}
+
+        def origin(link: dict[str, Any]) -> Socket | None:
+            if link["origin_id"] == -10:
+                return entries[link["origin_slot"]]
+            socket = (f"{prefix}{link['origin_id']}", link["origin_slot"])
+            return outputs.get(socket, socket)
+
+        for node in sorted(graph["nodes"], key=lambda n: n["order"]):
+            number = f"{prefix}{node['id']}"
+            drawn = {i["name"]: None if i.get("link") is None else origin(by_id[i["link"]])
+                     for i in node.get("inputs", [])}  # fmt: skip
+            if node["type"] in boxes:
+                given = walk(boxes[node["type"]], f"{number}:", list(drawn.values()))
+                outputs.update({(number, slot): socket for slot, socket in enumerate(given) if socket is not None})
+            elif not node["type"].endswith("Note"):
+                found[number] = node["type"], {k: v for k, v in drawn.items() if v is not None}
+        given = [link for link in links if link["target_id"] == -20]
+        return [origin(link) for link in sorted(given, key=lambda link: link["target_slot"])]
+
+    walk(workflow, "", [])
+    return found
+
+
+def _named(link: list[Any]) -> dict[str, Any]:
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    return dict(zip(names, link, strict=True))
 
 
 def test_form_notes_and_companions(path, workflow):
@@ -102,7 +95,7 @@ def test_form_notes_and_companions(path, workflow):
 
 
 def test_only_core_nodes_and_ours(workflow):
-    packs = {n["properties"].get("cnr_id") for n in Graph(workflow, workflow).flat().values()}
+    packs = {n["properties"].get("cnr_id") for n in nodes(workflow)}
     assert packs == {"comfy-core", "video-driven-portraits"}
     assert {n["properties"]["cnr_id"] for n in ours(workflow)} == {"video-driven-portraits"}
 
@@ -113,7 +106,8 @@ def test_widget_values_stand_where_the_nodes_expect_them(workflow):
     for node in ours(workflow):
         inputs = shapes[node["type"]]["inputs"]
         names = [n for n, e in inputs.items() if e["type"] in WIDGETS]
-        saved = [n for n in node.get("widgets_values_named", {}) if n not in CONTROLS and "." not in n]
+        controls = {CONTROL, *(e[CONTROL] for e in inputs.values() if isinstance(e.get(CONTROL), str))}
+        saved = [n for n in node.get("widgets_values_named", {}) if n not in controls and "." not in n]
         assert saved == names[: len(saved)], f"{node['type']} {node['id']}"
         for name, value in node.get("widgets_values_named", {}).items():
             entry = inputs.get(name, {})
@@ -125,16 +119,26 @@ def test_widget_values_stand_where_the_nodes_expect_them(workflow):
 
 def test_links_are_those_of_the_twin(path, workflow):
     api = read(path.parent / "api" / path.name)
-    graph = Graph(workflow, workflow)
-    nodes, drawn = graph.flat(), graph.drawn()
-    assert {i: n["type"] for i, n in nodes.items()} == {i: n["class_type"] for i, n in api.items()}
-    for number, node in nodes.items():
+    drawn = flat(workflow)
+    assert {i: kind for i, (kind, _) in drawn.items()} == {i: n["class_type"] for i, n in api.items()}
+    for number, (kind, inputs) in drawn.items():
         asked = {k: tuple(v) for k, v in api[number]["inputs"].items() if isinstance(v, list)}
-        assert drawn[number] == asked, f"{node['type']} {number}"
+        assert inputs == asked, f"{kind} {number}"
+
+
+def test_links_through_subgraphs_are_followed():
+    inner = {"id": "box", "links": [{"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 5, "target_slot": 0},
+                                    {"id": 2, "origin_id": 5, "origin_slot": 1, "target_id": -20, "target_slot": 0}],
+             "nodes": [{"id": 5, "type": "B", "order": 0, "inputs": [{"name": "b", "link": 1}]}]}  # fmt: skip
+    whole = {"definitions": {"subgraphs": [inner]}, "links": [[1, 1, 0, 2, 0, "X"], [2, 2, 0, 3, 0, "X"]],
+             "nodes": [{"id": 1, "type": "A", "order": 0},
+                       {"id": 2, "type": "box", "order": 1, "inputs": [{"name": "in", "link": 1}]},
+                       {"id": 3, "type": "C", "order": 2, "inputs": [{"name": "c", "link": 2}]}]}  # fmt: skip
+    assert flat(whole) == {"1": ("A", {}), "2:5": ("B", {"b": ("1", 0)}), "3": ("C", {"c": ("2:5", 1)})}
 
 
 def test_models_that_are_not_bundled_have_a_link(workflow):
-    for node in Graph(workflow, workflow).flat().values():
+    for node in nodes(workflow):
         for value in node.get("widgets_values") or []:
             if str(value).endswith(".safetensors") and not str(value).startswith(("mini_", "svdp_")):
                 models = {m["name"]: m for m in node["properties"].get("models", [])}
