@@ -10,7 +10,7 @@ from typing import Annotated, get_args
 from ..errors import UserError
 from ..heads.controls import parse_edits
 from ..model.checks import Within, check_fields, shortened
-from ..model.config import MAX_RESOLUTION, MAX_SEGMENT, MAX_STEPS, Share, Solver, Weight
+from ..model.config import MAX_RESOLUTION, MAX_SEGMENT, MAX_STEPS, PRESETS, Share, Solver, Weight
 
 Count = Annotated[int, Within(0, 10**9)]  # of frames
 MOTIONS = ("absolute", "relative")
@@ -37,6 +37,7 @@ class AnimateConfig:
     output: Path
     weights: WeightFiles
     strength: Annotated[float, Within(0, 100)] = 1.0
+    preset: str = "balanced"
     steps: Annotated[int, Within(1, MAX_STEPS)] | None = None
     seed: Annotated[int, Within(0, 2**64 - 1)] = 0
     solver: str | None = None
@@ -81,6 +82,8 @@ class AnimateConfig:
             raise UserError(f"unknown region {', '.join(unknown) or '(none)'}: choose among {', '.join(REGIONS)}")
         if self.motion not in MOTIONS:
             raise UserError(f"unknown motion {self.motion!r}: choose among {', '.join(MOTIONS)}")
+        if self.preset not in PRESETS:
+            raise UserError(f"unknown preset {self.preset!r}: choose among {', '.join(PRESETS)}")
         if self.solver is not None and self.solver not in get_args(Solver):
             raise UserError(f"unknown solver {self.solver!r}: choose among {', '.join(get_args(Solver))}")
         if self.dtype not in DTYPES:

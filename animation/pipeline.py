@@ -18,7 +18,7 @@ from ..model.adapter import load_adapter
 from ..model.autoencoder import FACTOR, LATENT_CHANNELS
 from ..model.backends.diffusers import Denoiser, load_transformer, merge_lora
 from ..model.backends.diffusers_vae import PictureCodec, load_autoencoder
-from ..model.config import AdapterConfig, SamplingConfig, SegmentConfig, Solver, sampling_from_info
+from ..model.config import AdapterConfig, SamplingConfig, SegmentConfig, Solver, by_preset, sampling_from_info
 from ..model.precision import computes_bfloat16
 from ..model.sampling import SegmentSignals, generate
 from ..model.segments import Segment, plan_segments
@@ -138,8 +138,8 @@ def settled(loaded: LoadedModel, cfg: AnimateConfig) -> Model:
 
 
 def sampling_config(cfg: AnimateConfig, info: dict[str, Any]) -> SamplingConfig:
-    """The command line's wishes over the adapter file's own (`info["sampling"]`) over the usual values."""
-    base = sampling_from_info(info)
+    """Single wishes over the preset's over the adapter file's own (`info["sampling"]`) over the usual values."""
+    base = by_preset(sampling_from_info(info), cfg.preset)
     wished_fusion = {
         "source": cfg.fusion_source,
         "driving": cfg.fusion_driving,

@@ -57,6 +57,9 @@ SourceFace = Annotated[str, _signals("The source's face, likewise.")]
 
 Resolution = Annotated[int | None, _sampling(f"Side of the animated square, pixels. {_AS_TRAINED}")]
 CropScale = Annotated[float | None, _sampling(f"Side of the animated square / size of the face. {_AS_TRAINED}")]
+Preset = Annotated[
+    str, _sampling("faithful: 40 steps, all four branches. balanced: as the adapter says. fast: half its steps.")
+]
 Steps = Annotated[int | None, _sampling(f"Sampling steps. {_AS_TRAINED}", min=1)]
 Seed = Annotated[int, _sampling("Same seed, same result.", min=0)]
 Solver = Annotated[str | None, _sampling(f"euler or dpmpp_2m. {_AS_TRAINED}")]

@@ -225,6 +225,27 @@ def sampling_from_info(info: Mapping[str, Any], where: str = "the adapter file's
     return replace(config, shift=build(_Shift, {"shift": trained}, f"{where} training settings loss").shift)
 
 
+PRESETS = ("faithful", "balanced", "fast")
+FAITHFUL_STEPS = 40
+
+
+def by_preset(own: SamplingConfig, preset: str) -> SamplingConfig:
+    """An adapter's own sampling, changed as a preset says.
+
+    faithful: the paper's 40 steps and fusion weights 2 / 2.5 / 1, so that all four branches are computed. balanced: as
+    it is. fast: half the steps. Raises `UserError` if there is no such preset.
+    """
+    if preset == "faithful":
+        usual = FusionConfig()
+        fusion = replace(own.fusion, source=usual.source, driving=usual.driving, history=usual.history)
+        return replace(own, steps=FAITHFUL_STEPS, fusion=fusion)
+    if preset == "fast":
+        return replace(own, steps=max(1, own.steps // 2))
+    if preset != "balanced":
+        raise UserError(f"unknown preset {preset!r}: choose among {', '.join(PRESETS)}")
+    return own
+
+
 @dataclass(frozen=True)
 class _Shift:
     shift: Annotated[float, Within(0.01, 100)]

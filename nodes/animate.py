@@ -11,6 +11,7 @@ from comfy_api.latest import InputImpl, io, ui
 from .folders import kept_folder, name_problem
 from .types import CATEGORY, FACES, AdapterType, chosen_fields, name_input, own_or_chosen
 
+PRESETS = ("fast", "faithful")  # beside the adapter's own
 WHOLE, BEGINNING = "whole clip", "beginning"
 NO_REGION = "switch at least one of eyes, nose and mouth on"
 TOO_LARGE = (
@@ -100,6 +101,12 @@ def _told_outputs() -> list[Any]:
     ]
 
 
+def _preset(sampling: dict[str, Any] | None) -> str:
+    """What was chosen at `sampling`; one's own number changes the adapter's own settings."""
+    chosen = sampling["sampling"] if sampling else ""
+    return chosen if chosen in PRESETS else "balanced"
+
+
 class SVDPAnimate(io.ComfyNode):
     """A portrait and a driving clip in, a video of the portrait out."""
 
@@ -141,8 +148,10 @@ class SVDPAnimate(io.ComfyNode):
                 _follow(),
                 own_or_chosen(
                     "sampling",
-                    "How many steps: as many as the adapter's file says, or your own number.",
+                    "How many steps: as many as the adapter's file says; half as many (fast); the paper's 40 with all "
+                    "four branches (faithful); or your own number.",
                     [io.Int.Input("steps", default=8, min=1, max=200, tooltip="Sampling steps; fewer are faster.")],
+                    PRESETS,
                 ),
                 io.DynamicCombo.Input(
                     "length",
@@ -209,7 +218,8 @@ class SVDPAnimate(io.ComfyNode):
         max_frames = length.get("frames", 0) if length["length"] == BEGINNING else 0
         made = _run(
             mode, source, open_clip(driving, fps, max_frames), (model, adapter, vae),
-            seed=seed, steps=chosen_fields(sampling, "sampling").get("steps", 0), follow=follow, motion=motion,
+            seed=seed, steps=chosen_fields(sampling, "sampling").get("steps", 0), preset=_preset(sampling),
+            follow=follow, motion=motion,
             paste=paste_back, max_frames=max_frames, regions=regions, source_face=FACES[source_face],
             driving_face=FACES[driving_face], folder=kept_folder(keep_as), images=True,
         )  # fmt: skip

@@ -26,7 +26,7 @@ from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
 from ..model.backends.comfy_sampling import VideoLatents, sample_video, segment_plan
 from ..model.backends.comfy_signals import encode_signals, encode_source, joined
 from ..model.backends.comfy_store import model_parts, origin_of
-from ..model.config import FusionConfig, SamplingConfig
+from ..model.config import FusionConfig, SamplingConfig, by_preset
 from ..model.flow import sigma_schedule
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop, zoom_of
 from ..signals.hold import held_squares
@@ -55,7 +55,8 @@ class Wishes:
     """The dials of the node."""
 
     seed: int = 0
-    steps: int = 0  # 0: the adapter's own
+    steps: int = 0  # 0: the preset's
+    preset: str = "balanced"  # of the adapter's own sampling
     follow: float = 1.0  # times the adapter's own driving weight
     motion: str = "absolute"
     paste: bool = True
@@ -290,10 +291,12 @@ class _ModelRun(_Run):
     def _sample(self, signals: VideoSignals) -> VideoLatents:
         adapter, own = self.model.adapter, self.model.adapter.sampling
         usual, wishes = SamplingConfig(), self.wishes
-        shift, steps = own.get("shift") or usual.shift, wishes.steps or own.get("steps") or usual.steps
+        shift = own.get("shift") or usual.shift
         applied = apply_adapter(self.model.model, adapter, 1.0, shift)
         own_weights: dict[str, Any] = own_fusion(applied, {})
-        weights = FusionConfig(**own_weights)
+        told = replace(usual, steps=own.get("steps") or usual.steps, fusion=FusionConfig(**own_weights))
+        sampling = by_preset(told, wishes.preset)
+        steps, weights = wishes.steps or sampling.steps, sampling.fusion
         weights = replace(weights, driving=weights.driving * wishes.follow)
         guider = SVDPGuider(applied, signals, weights)
         plan = segment_plan(guider, 0, -1, -1.0)

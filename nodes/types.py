@@ -19,9 +19,9 @@ LandmarksType = io.Custom("FACE_LANDMARKS")  # what ComfyUI's own face landmarke
 OWN, CHOSEN = "adapter's own", "chosen"  # whose numbers count
 
 
-def own_or_chosen(name: str, tooltip: str, fields: list[Any]) -> io.DynamicCombo.Input:
-    """A choice between the adapter's own numbers and one's own, whose fields show only then."""
-    options = [io.DynamicCombo.Option(OWN, []), io.DynamicCombo.Option(CHOSEN, fields)]
+def own_or_chosen(name: str, tooltip: str, fields: list[Any], presets: tuple[str, ...] = ()) -> io.DynamicCombo.Input:
+    """A choice between the adapter's own numbers, presets, and one's own numbers, whose fields show only then."""
+    options = [io.DynamicCombo.Option(key, []) for key in (OWN, *presets)] + [io.DynamicCombo.Option(CHOSEN, fields)]
     return io.DynamicCombo.Input(name, options=options, tooltip=tooltip)
 
 
