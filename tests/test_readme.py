@@ -1,4 +1,4 @@
-"""The README against the disk: its file tree, its commands and options, its links."""
+"""README and documentation against the disk: the file tree, commands and options, links, lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,24 @@ ALWAYS_NAMED = ("*.py", "*.toml", "*.txt", "*.md", "Makefile", "LICENSE", "NOTIC
 
 @pytest.fixture(scope="module")
 def readme(root) -> str:
-    return (root / "README.md").read_text(encoding="utf-8")
+    """README and the pages of docs/ together."""
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return "\n\n".join(page.read_text(encoding="utf-8") for page in pages)
+
+
+def test_the_readme_is_short_and_moves(root):
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert len(text) <= 9000
+    first = re.findall(r"!\[.*?\]\((.*?)\)", text)[0]
+    assert first.endswith((".webp", ".gif")) and (root / first).stat().st_size < 3_000_000
+    assert text.index(first) < 300
+
+
+def test_every_page_is_linked_and_begins_with_a_command(root):
+    linked = (root / "README.md").read_text(encoding="utf-8") + (root / "docs" / "evidence.md").read_text(encoding="utf-8")
+    for page in sorted((root / "docs").glob("*.md")):
+        assert page.name in linked, f"nothing links to docs/{page.name}"
+        assert re.match(r"# .*\n\n```", page.read_text(encoding="utf-8")), f"docs/{page.name} begins with no command"
 
 
 @pytest.fixture(scope="module")
