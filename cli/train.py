@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..training.config import TrainConfig
     from ..training.data.sources import DataConfig
 
-EXTRA = ("accelerate", "numba", "tensorboard", "webdataset")
+EXTRA = ("accelerate", "numba", "tensorboard")
 
 Config = Annotated[Path, typer.Argument(help="TOML file; see configs/.", show_default=False)]
 Root = Annotated[list[str] | None, typer.Option(help="NAME=FOLDER: where a [roots] entry lies here. Repeatable.")]

@@ -10,11 +10,11 @@ without shards are left out, and named. `NAME@SEED` trains a variant with anothe
 A stopped run goes on where it was; finished ones are only measured again. The table, in OUT/ablation.md and .json, has
 for each variant
 
-- the time of a step, the held-out error of the velocity by branch, and the condition-swap gaps (how much worse with
-  another clip's driver, source, history; near zero: ignored);
+- the time of a step, the held-out error of the velocity by branch, and the condition-swap gaps: how much worse it
+  is with another clip's driver, source or history (near zero: ignored);
 - of held-out rendered clips that are sampled: PSNR to the true frames, correlation of yaw and mouth with the driver;
 - of real pairs (`--real`, a list of `svdp evaluate`): the same correlations, similarity of identity to source and
-  driver (a leak of the driver's looks shows there), and the share of frames in which a face is found.
+  driver, and the share of frames in which a face is found.
 
 All are measured alike: the same clips, noise, windows, and sampling.
 """

@@ -3,11 +3,11 @@
     python scripts/learning_curve.py runs/curve runs/mini/kept/* --shards data/mini/heldout --clips 8
     python scripts/learning_curve.py runs/curve runs/a/weights=60 runs/b/weights=190 --shards data/mini/heldout
 
-Each folder holds weights of one training at another time (`weights` of a run, copied now and then), with the minutes of
-training if they are others than the weights say (those of the runs before it, several cores). All are measured alike:
-held-out clips are sampled as `svdp evaluate --shards` does. OUT/curve.md and .json have the numbers by minutes,
-and for each bar the minutes at which a power law of its shortfall (1 - correlation; for PSNR the mean squared error)
-would reach it. That is an extrapolation, and a range goes with it: the same from draws of the points with replacement.
+Each folder holds weights of one training at another time: `weights` of a run, copied now and then. FOLDER=MINUTES says
+how long it was trained, where the weights themselves say something else. All are measured alike: held-out clips are
+sampled as `svdp evaluate --shards` does. OUT/curve.md and .json have the numbers by minutes. For each bar they have the
+minutes at which a power law of its shortfall (1 - correlation; for PSNR the mean squared error) would reach it.
+That is an extrapolation, so a range goes with it: the same from draws of the points with replacement.
 """
 
 from __future__ import annotations

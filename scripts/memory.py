@@ -3,10 +3,10 @@
     python scripts/memory.py                          # 150 and 600 frames, the bundled model and example
     python scripts/memory.py --frames 50 200 --steps 1
 
-Every length runs in a process of its own, so that one run's peak cannot hide behind the other's; the clips are the
-example's frames over and over. The C library is told to give large blocks back when they are freed, so that peaks say
-what was held and not how memory fell into pieces. The last line is the ratio, long over short: near 1 if memory does
-not grow with length.
+Every length runs in a process of its own, so that one run's peak cannot hide behind the other's. The clips are the
+example's frames over and over. The C library is told to give large blocks back when they are freed: so peaks say
+what was held, without fragmentation. The last line is the ratio, long over short: near 1 if memory does not grow with
+length.
 """
 
 from __future__ import annotations

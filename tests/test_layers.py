@@ -16,7 +16,7 @@ import pytest
 TORCH = frozenset({"torch", "numpy", "einops", "safetensors"})
 MEDIA = frozenset({"numpy", "cv2", "PIL", "av"})
 STANDARD = set(sys.stdlib_module_names) | {"tomllib"}  # from Python 3.11 on
-TRAINING = TORCH | MEDIA | {"accelerate", "numba", "peft", "tensorboard", "tomli", "matplotlib", "webdataset"}
+TRAINING = TORCH | MEDIA | {"accelerate", "numba", "peft", "tensorboard", "tomli", "matplotlib"}
 TRAINING |= {"fsspec"}  # optional
 COMFY = frozenset({"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview"})
 EMBEDDERS = frozenset({"dlib", "face_recognition_models", "ai_edge_litert"})

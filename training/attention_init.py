@@ -1,9 +1,9 @@
-"""A start for bases trained from nothing: some heads look at their own place from the first step on.
+"""Attention initialisation for bases trained from random weights: some heads look at their own place from the start.
 
 A small model spends much of its training on finding out where things are. The positional table already says it, in
-sines and cosines: a head whose query and key are the same few of them attends to its own neighbourhood, and one whose
-query is turned by a picture's width attends to the same neighbourhood of the source, which lies that far to the left
-(compare Trockman and Kolter 2023, arXiv 2305.09828, who start attention from what trained models look like).
+sines and cosines. A head whose query and key are the same few of them attends to its own neighbourhood. The source lies
+a picture's width to the left: a head whose query is turned by that much attends to the same place of the source.
+Trockman and Kolter (2023, arXiv 2305.09828) likewise start attention from what trained models look like.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ LONGEST = 30.0  # tokens: wavelength of the slowest waves that are used
 
 
 def init_local_attention(transformer: nn.Module, adapter: Adapter, picture_width: int) -> None:
-    """Set, in place, head 0 of every attention to look at its own place, head 1 of the joint attention at the
-    source's same place, `picture_width` tokens to the left; the other heads keep their random start.
+    """Set head 0 of every attention to its own place and head 1 of the joint attention to the source's same place.
+
+    The source lies `picture_width` tokens to the left. The other heads keep their random weights.
 
     Raises `UserError` if heads are too small or too few for it.
     """
@@ -46,8 +47,11 @@ def init_local_attention(transformer: nn.Module, adapter: Adapter, picture_width
 
 
 def _waves(width: int, count: int) -> list[int]:
-    """Indices of `count` waves of the positional table, from the fastest to `LONGEST`: diffusers' table of `width`
-    channels has width / 4 of them for each direction, wave i turning by 10000 ** (-4 i / width) a token."""
+    """Indices of `count` waves of the positional table, from the fastest to `LONGEST`.
+
+    Diffusers' table of `width` channels has width / 4 waves for each direction. Wave i turns by
+    10000 ** (-4 i / width) a token.
+    """
     quarter = width // 4
     last = quarter * math.log(LONGEST / (2 * math.pi)) / math.log(10_000)
     return [round(last * i / (count - 1)) for i in range(count)]

@@ -33,21 +33,25 @@ class Discriminator(nn.Module):
         return self.last(x), features
 
 
-def discriminator_loss(judge: Discriminator, made: Tensor, truth: Tensor, mask: Tensor, region_weight: float) -> Tensor:
+def discriminator_loss(
+    discriminator: Discriminator, made: Tensor, truth: Tensor, mask: Tensor, region_weight: float
+) -> Tensor:
     """Hinge loss of the discriminator on made and true pictures (B, 3, H, W); no gradient reaches `made`."""
     with autocast(made.device.type, torch.bfloat16):
-        high, low = judge(truth, mask)[0].float(), judge(made.detach(), mask)[0].float()
+        high, low = discriminator(truth, mask)[0].float(), discriminator(made.detach(), mask)[0].float()
     weight = _patch_weight(mask, high, region_weight)
     return (weight * (F.relu(1 - high) + F.relu(1 + low))).mean() / weight.mean()
 
 
-def generator_loss(judge: Discriminator, made: Tensor, truth: Tensor, mask: Tensor, region_weight: float) -> Tensor:
+def generator_loss(
+    discriminator: Discriminator, made: Tensor, truth: Tensor, mask: Tensor, region_weight: float
+) -> Tensor:
     """What the model minimises: how fake its pictures look, and how far their features are from the truth's."""
-    judge.requires_grad_(False)
+    discriminator.requires_grad_(False)
     with autocast(made.device.type, torch.bfloat16):
-        score, found = judge(made, mask)
-        wanted = judge(truth, mask)[1]
-    judge.requires_grad_(True)
+        score, found = discriminator(made, mask)
+        wanted = discriminator(truth, mask)[1]
+    discriminator.requires_grad_(True)
     match = torch.stack([F.l1_loss(a.float(), b.float().detach()) for a, b in zip(found, wanted, strict=True)]).sum()
     weight = _patch_weight(mask, score, region_weight)
     return -(weight * score.float()).mean() / weight.mean() + FEATURE_MATCHING * match

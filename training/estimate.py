@@ -1,8 +1,8 @@
 """What a configuration will cost: memory counted on the meta device, time from a few real steps on this machine.
 
-Memory: the live bytes of a forward and backward pass of the whole model, tensor by tensor, without allocating any, and
-what the weights, gradients, optimiser and average take. Time: steps with random data, of the whole model where it is
-small enough, else of a model with fewer blocks and frames, carried over by the number of floating-point operations.
+Memory: the live bytes of a forward and backward pass of the whole model, and what weights, gradients, optimiser and
+average take. Nothing is allocated for that. Time: steps with random data, of the whole model where it is small enough.
+Else a model with fewer blocks and frames is timed, and its time is scaled by the number of operations.
 """
 
 from __future__ import annotations

@@ -61,9 +61,11 @@ class FewStepTrainer:
         self.autoencoder = _with_trained_decoder(autoencoder, config.decoder_lr > 0)
         self.heldout = heldout_batches(heldout, config.frames, autoencoder, config.device)
         self.denoiser = build_posed_denoiser(config)
-        self.judge = Discriminator().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.discriminator = Discriminator().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         generator = nn.ModuleDict({"denoiser": self.denoiser, "decoder": autoencoder.taesd_decoder})
-        self.trained = nn.ModuleDict({**generator, "judge": self.judge})  # with names for the checkpoint
+        self.trained = nn.ModuleDict(
+            {**generator, "discriminator": self.discriminator}
+        )  # with names for the checkpoint
         self.ema = Ema(generator, config.ema)
         self.weights = [p for p in self.denoiser.parameters() if p.requires_grad]
         self.decoder = [p for p in autoencoder.taesd_decoder.parameters() if p.requires_grad]
@@ -71,7 +73,9 @@ class FewStepTrainer:
         if self.decoder:
             scale = config.decoder_lr / config.lr
             self.optimizer.add_param_group({"params": self.decoder, "weight_decay": 0.0, "scale": scale})
-        self.judge_optimizer = torch.optim.AdamW(self.judge.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=True)
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=True
+        )
         self.progress = Progress()
         self.means = Means()
 
@@ -201,17 +205,17 @@ class FewStepTrainer:
         if int(real.sum()) < 2:
             return made.new_zeros(())
         fake, true, mask = made[real].clamp(-0.05, 1.05), truth[real], mask[real]
-        judge_loss = discriminator_loss(self.judge, fake, true, mask, REGION_WEIGHT)
-        judge_loss.backward()
-        self.judge_optimizer.step()
-        self.judge_optimizer.zero_grad(set_to_none=True)
-        self.means.add({"judge": judge_loss})
+        own_loss = discriminator_loss(self.discriminator, fake, true, mask, REGION_WEIGHT)
+        own_loss.backward()
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        self.means.add({"discriminator": own_loss})
         ramp = min(1.0, max(0.0, (self.share - c.adversarial_from) / 0.1))
         if not ramp:
             return made.new_zeros(())
-        fooled = generator_loss(self.judge, fake, true, mask, REGION_WEIGHT)
+        fooled = generator_loss(self.discriminator, fake, true, mask, REGION_WEIGHT)
         scale = c.adversarial * balance(fooled, others, made)
-        self.means.add({"fooled": fooled, "scale": scale})
+        self.means.add({"generator": fooled, "scale": scale})
         return ramp * scale.clamp(max=100.0) * fooled
 
     # Watching and saving.
@@ -238,11 +242,13 @@ class FewStepTrainer:
             if self.decoder:
                 self.autoencoder.save(folder / "autoencoder.safetensors", {"modelspec.license": METADATA["license"]})
         progress = replace(self.progress, samples=self.arrived)
-        save_checkpoint(self.out / LAST, progress, self.trained, [self.optimizer, self.judge_optimizer], self.ema)
+        save_checkpoint(
+            self.out / LAST, progress, self.trained, [self.optimizer, self.discriminator_optimizer], self.ema
+        )
 
     def resume(self) -> None:
         """Go on from the checkpoint in the output folder. Raises `UserError` if it is of another model."""
-        parts = self.trained, [self.optimizer, self.judge_optimizer], self.ema
+        parts = self.trained, [self.optimizer, self.discriminator_optimizer], self.ema
         self.progress = load_checkpoint(self.out / LAST, *parts)
 
 

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +30,7 @@ from ...signals.images import save_image
 from .identities import load_inputs
 from .pictures import PictureClip, pool_masks
 from .providers import Providers, open_providers
+from .renderers import process_context
 from .shards import read_shard, write_shard
 from .sources import SPLITS, DataConfig, list_media, load_data_config, with_cache
 
@@ -85,7 +85,7 @@ def _build_parallel(
     config: DataConfig, folder: Path, split: str, seed: int, numbers: list[int], workers: int
 ) -> Iterator[None]:
     """Build shards in processes of their own, yielding as they finish."""
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (config, split)) as pool:
+    with ProcessPoolExecutor(workers, process_context(__name__), _start_worker, (config, split)) as pool:
         for task in as_completed([pool.submit(_work, str(folder), split, seed, number) for number in numbers]):
             yield task.result()
 

@@ -37,7 +37,7 @@ from ...heads.scene import (
     with_shell,
 )
 from ...heads.solve import FaceBasis, face_basis
-from ...heads.texture import anatomy
+from ...heads.texture import anatomy, look_up
 from ...signals.crops import resample
 from ...signals.motion import STEADY
 from ...signals.regions import RegionConfig, region_masks
@@ -361,19 +361,11 @@ def _rendered_driver(
     actor = Actor(portrait, portrait, portrait.skin, studio.model.person(weights.astype(np.float32)))
     driven = move_head(studio, actor, motion)
     own = studio.table.locate(driven)
-    affine = _laid_over(crop_points(landmarks, shown), own)
+    affine = laid_over(crop_points(landmarks, shown), own)
     pictures = np.stack([draw(studio, actor, points, affine) for points in driven])
     marks = crop_points(own, affine) / SUPERSAMPLING * [1, 1, -1]
     changed, masks = _changed(rng, pictures, marks, config)
     return changed, masks, _noisy(rng, marks)
-
-
-def _laid_over(target: np.ndarray, driver: np.ndarray) -> np.ndarray:
-    """(2, 3): the scale and shift that lay a driver's landmarks (T, 478, 3) over the target's, all frames together."""
-    p, q = (points[:, list(STEADY), :2].reshape(-1, 2).astype(np.float64) for points in (driver, target))
-    middle_p, middle_q = p.mean(0), q.mean(0)
-    zoom = np.vdot(p - middle_p, q - middle_q) / np.vdot(p - middle_p, p - middle_p)
-    return np.concatenate([zoom * np.eye(2), (middle_q - zoom * middle_p)[:, None]], 1).astype(np.float32)
 
 
 def _stand_in(
@@ -522,12 +514,12 @@ def _target_actor(rng: np.random.Generator, world: World) -> Actor:
     first, second = (world.faces[int(n)] for n in rng.choice(len(world.faces), 2, replace=False))
     surroundings = shown = portrait_of(first, world, 0)
     if rng.random() < config.swap_share:
-        shown = _recoloured(portrait_of(second, world, 0), surroundings)
+        shown = recoloured(portrait_of(second, world, 0), surroundings)
     if rng.random() < config.paint_share:
         gains = draw_paint(rng, len(surroundings.canvas))
         same = shown is surroundings
-        surroundings = _painted(gains, surroundings)
-        shown = surroundings if same else _painted(gains, shown)
+        surroundings = painted(gains, surroundings)
+        shown = surroundings if same else painted(gains, shown)
     weights = surroundings.fit.identity
     if rng.random() < config.reshape_share:
         weights = weights + rng.normal(0, SHAPE_JITTER, len(weights)).astype(np.float32)
@@ -536,23 +528,32 @@ def _target_actor(rng: np.random.Generator, world: World) -> Actor:
     return Actor(surroundings, shown, shown.skin, studio.model.person(weights), backdrop)
 
 
-def _recoloured(face: Portrait, like: Portrait) -> Portrait:
+def laid_over(target: np.ndarray, driver: np.ndarray) -> np.ndarray:
+    """(2, 3): the scale and shift that lay a driver's landmarks (T, 478, 3) over the target's, all frames together.
+
+    At inference the result is painted where the driver's face is, so training must have both in one place.
+    """
+    p, q = (points[:, list(STEADY), :2].reshape(-1, 2).astype(np.float64) for points in (driver, target))
+    middle_p, middle_q = p.mean(0), q.mean(0)
+    zoom = np.vdot(p - middle_p, q - middle_q) / np.vdot(p - middle_p, p - middle_p)
+    return np.concatenate([zoom * np.eye(2), (middle_q - zoom * middle_p)[:, None]], 1).astype(np.float32)
+
+
+def recoloured(face: Portrait, like: Portrait) -> Portrait:
     """The face's photo with the other's skin tone."""
     sure = (face.skin.trust > 0.9) & (like.skin.trust > 0.9)
     if sure.sum() < 20:
         return face
     own, wanted = (np.median(p.skin.colours[sure], axis=0) + 8 for p in (face, like))
-    return _painted(np.clip(wanted / own, 0.5, 1.5).astype(np.float32), face)
+    return painted(np.clip(wanted / own, 0.5, 1.5).astype(np.float32), face)
 
 
-def _painted(gains: np.ndarray, portrait: Portrait) -> Portrait:
-    """The portrait with other colours: gains (3,) or (n, n, 3) of its canvas."""
+def painted(gains: np.ndarray, portrait: Portrait) -> Portrait:
+    """The portrait with other colours, which move along with the head: gains (3,) or (n, n, 3) of its canvas."""
     skin: Any = portrait.skin
     if gains.ndim == 1:
         own = gains
     else:
-        from ...heads.texture import look_up
-
         own = look_up(gains, portrait.points[: len(skin.colours)])
     colours = np.clip(skin.colours * own, 0, 255).astype(np.float32)
     return replace(portrait, canvas=np.clip(portrait.canvas * gains, 0, 255), skin=replace(skin, colours=colours))

@@ -10,12 +10,11 @@ import numpy as np
 from ...heads.model import HeadModel
 from ...heads.motion import Motion, invent, limit_angles, replay
 from ...heads.scene import MARGIN, Actor, Portrait, Studio, base_affine, crop_points, draw, move_head, with_shell
-from ...heads.texture import look_up
-from ...signals.motion import STEADY
 from ...signals.regions import masked_frames
 from ...signals.track import FaceTrack
 from .augmentation import DriverChanges, disturb, driver_masks
 from .pictures import PictureClip, draw_colours, draw_paint, lift_dark, mirror, random_backdrop, to_bytes
+from .posed import laid_over, painted, recoloured
 from .sources import DataConfig, MediaFile
 
 NEAR = np.array([27.0, 16.0, 18.0])  # degrees from about the photo's own pose: how far warped photos look right
@@ -60,18 +59,6 @@ def make_pair(rng: np.random.Generator, studio: Studio, identities: Identities, 
     return mirror(clip) if rng.random() < 0.5 else clip
 
 
-def laid_over(target: np.ndarray, driver: np.ndarray) -> np.ndarray:
-    """The affine (2, 3), a scale and a shift, that lays a driver's landmarks over the target's, all frames together.
-
-    At inference the result is painted where the driver's face is, so training must have both in one place, whatever
-    place and pose their photos have. Both (T, 478, 3); the driver on its canvas, the target in the fine picture.
-    """
-    p, q = (points[:, list(STEADY), :2].reshape(-1, 2).astype(np.float64) for points in (driver, target))
-    middle_p, middle_q = p.mean(0), q.mean(0)
-    zoom = np.vdot(p - middle_p, q - middle_q) / np.vdot(p - middle_p, p - middle_p)
-    return np.concatenate([zoom * np.eye(2), (middle_q - zoom * middle_p)[:, None]], 1).astype(np.float32)
-
-
 def _jitter(rng: np.random.Generator, affine: np.ndarray, studio: Studio, strength: float = 1.0) -> np.ndarray:
     """The affine with a small random scale about the picture's centre and a shift."""
     zoom, middle = float(np.exp(strength * rng.normal(0, 0.03))), studio.fine / 2
@@ -106,11 +93,12 @@ def _target_actor(
     if rng.random() < config.swap_share:
         other = int(rng.integers(len(identities.portraits)))
         if other != number:
-            face = _recoloured(identities.portraits[other], place)
+            face = recoloured(identities.portraits[other], place)
             skin, names = face.skin, [*names, identities.media[other].name]
     if config.paint_share and rng.random() < config.paint_share:
-        own, place = face is place, _painted(rng, place)
-        face = place if own else _painted(rng, face)
+        gains, own = draw_paint(rng, len(place.canvas)), face is place
+        place = painted(gains, place)
+        face = place if own else painted(draw_paint(rng, len(face.canvas)), face)
         skin = face.skin
     weights = face.fit.identity
     if rng.random() < config.reshape_share:
@@ -118,24 +106,6 @@ def _target_actor(
     plain = rng.random() < config.plain_share
     backdrop = random_backdrop(rng, studio.canvas_size) if plain else None
     return Actor(place, face, skin, studio.model.person(weights), backdrop), names
-
-
-def _recoloured(face: Portrait, place: Portrait) -> Portrait:
-    """The face's photo with the skin tone of the place's."""
-    sure = (face.skin.trust > 0.9) & (place.skin.trust > 0.9)
-    own, wanted = (np.median(p.skin.colours[sure], axis=0) + 8 for p in (face, place))
-    gain = np.clip(wanted / own, 0.5, 1.5).astype(np.float32)
-    skin = replace(face.skin, colours=np.clip(face.skin.colours * gain, 0, 255))
-    return replace(face, canvas=np.clip(face.canvas * gain, 0, 255), skin=skin)
-
-
-def _painted(rng: np.random.Generator, portrait: Portrait) -> Portrait:
-    """The portrait with soft random colours all over, which move along with the head."""
-    gains = draw_paint(rng, len(portrait.canvas))
-    skin = portrait.skin
-    colours = np.clip(skin.colours * look_up(gains, portrait.points[: len(skin.colours)]), 0, 255)
-    painted = np.clip(portrait.canvas * gains, 0, 255)
-    return replace(portrait, canvas=painted, skin=replace(skin, colours=colours.astype(np.float32)))
 
 
 def _driver_actor(rng: np.random.Generator, studio: Studio, portrait: Portrait) -> Actor:

@@ -28,7 +28,9 @@ def process_context(*preload: str) -> BaseContext:
     """How processes are started: forked from a server that has imported the modules `preload` once.
 
     Forking this process itself would hang, as PyTorch has threads here. On Windows each process imports them anew.
+    Each process computes with one thread, unless OMP_NUM_THREADS says otherwise.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # too late for the libraries of this process, as it should be
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

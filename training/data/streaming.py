@@ -1,7 +1,7 @@
 """Training on more shards than fit in memory: a part of them is held, and changes one by one as steps go by.
 
-Which shards are held at a step is a function of the seed and the step alone, so that a resumed run goes on exactly and
-the processes of a distributed one agree. Every epoch visits every shard once, in another order.
+Which shards are held at a step is a function of the seed and the step alone. So a resumed run goes on exactly, and the
+processes of a distributed one agree. Every epoch visits every shard once, in another order.
 """
 
 from __future__ import annotations
