@@ -36,6 +36,7 @@ FAILURES = {
     "hidream.jpg": ("pitch=-26", "yaw=-38"),
     "bria.jpg": ("mouth=1,smile=0.8", "yaw=40,mouth=0.6"),
 }
+Squares = tuple[np.ndarray, np.ndarray, np.ndarray]  # driver, draft and result (F, S, S, 3)
 
 
 def main() -> None:
@@ -47,22 +48,22 @@ def main() -> None:
     portraits = [EXAMPLES / "source.jpg", EXAMPLES / "source2.jpg", *sorted((out / "portraits").glob("*.jpg"))]
     drivers = [EXAMPLES / "driving.mp4", EXAMPLES / "driving2.mp4"]
     model = svdp.load_model()
-    rows: list[np.ndarray] = []
+    made = {}
     for portrait in portraits:
         for driver in drivers:
-            rows.append(pair(model, portrait, driver))
+            made[portrait, driver] = squares(portrait, driver, model)
             typer.echo(f"{portrait.stem} by {driver.stem}")
+    rows = [pair(portrait, shown) for (portrait, _), shown in made.items()]
     for number, part in enumerate(np.array_split(np.arange(len(rows)), 2), 1):
         save(out / f"pairs-{number}.jpg", np.concatenate([rows[n] for n in part]))
-    moving(model, portraits[:2], drivers, out / "showcase.webp")
+    moving([(p, made[p, d]) for p, d in zip(portraits, drivers, strict=False)], out / "showcase.webp")
     named = {path.name: path for path in portraits}
     save(out / "edits.jpg", np.concatenate([strip(named[name], edits) for name, edits in STRIPS.items()]))
     save(out / "failures.jpg", np.concatenate([strip(named[name], edits) for name, edits in FAILURES.items()], 1))
 
 
-def pair(model: LoadedModel, portrait: Path, driver: Path) -> np.ndarray:
+def pair(portrait: Path, made: Squares) -> np.ndarray:
     """(3 S, 5 S, 3): source and driver, draft and result below, at four moments."""
-    made = squares(portrait, driver, model)
     blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
     first = (square_of(portrait), blank, blank)
     rows = []
@@ -71,7 +72,7 @@ def pair(model: LoadedModel, portrait: Path, driver: Path) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def squares(portrait: Path, driver: Path, model: LoadedModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def squares(portrait: Path, driver: Path, model: LoadedModel) -> Squares:
     """Driver, draft and result (F, S, S, 3)."""
     wanted = {"paste_back": False, "resolution": SIDE, "crop_scale": 1.4}
     result = svdp.animate(portrait, driver, model=model, **wanted).frames
@@ -81,11 +82,10 @@ def squares(portrait: Path, driver: Path, model: LoadedModel) -> tuple[np.ndarra
     return shown, draft, result
 
 
-def moving(model: LoadedModel, portraits: Sequence[Path], drivers: Sequence[Path], path: Path) -> None:
+def moving(pairs: Sequence[tuple[Path, Squares]], path: Path) -> None:
     """An animation: source, driver, draft, result, a row for each portrait."""
     rows = []
-    for portrait, driver in zip(portraits, drivers, strict=True):
-        made = squares(portrait, driver, model)
+    for portrait, made in pairs:
         source = np.repeat(square_of(portrait)[None], len(made[0]), 0)
         rows.append(np.concatenate([source, *made], 2))
     count = min(len(row) for row in rows)

@@ -32,7 +32,8 @@ def test_the_readme_is_short_and_moves(root):
 
 
 def test_every_page_is_linked_and_begins_with_a_command(root):
-    linked = (root / "README.md").read_text(encoding="utf-8") + (root / "docs" / "evidence.md").read_text(encoding="utf-8")
+    from_where = (root / "README.md", root / "docs" / "evidence.md")
+    linked = "".join(page.read_text(encoding="utf-8") for page in from_where)
     for page in sorted((root / "docs").glob("*.md")):
         assert page.name in linked, f"nothing links to docs/{page.name}"
         assert re.match(r"# .*\n\n```", page.read_text(encoding="utf-8")), f"docs/{page.name} begins with no command"
