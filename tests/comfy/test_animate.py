@@ -197,7 +197,9 @@ def test_an_image_batch_drives_as_its_video_does(media):
     parts = video.get_components()
     assert parts.frame_rate == 30 and parts.audio is None
     theirs = animate(portrait, driving, max_frames=6)[1]
-    assert images.shape == theirs.shape and float((images - theirs).abs().mean()) < 0.005
+    assert images.shape == theirs.shape
+    gap, step = float((images - theirs).abs().mean()), float((images[1:] - theirs[:-1]).abs().mean())
+    assert gap < 0.3 * step  # two decoders' colours differ by less than two frames
     with pytest.raises(UserError, match="one picture"):
         animate(portrait, frames[:1], max_frames=0)
 
