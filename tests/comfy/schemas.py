@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("object_info.json")
 DOCS = ROOT / "web" / "docs"
-FILE_LISTS = {"adapter_name", "name"}  # their options are what lies on the disk
+FILE_LISTS = {"adapter_name", "name", "file"}  # their options are what lies on the disk
 
 
 def node_classes() -> dict[str, Any]:
