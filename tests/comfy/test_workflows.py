@@ -108,7 +108,7 @@ def prompt_of(name: str, **changed: Any) -> dict[str, Any]:
     frames = changed.pop("frames", 0)
     for node in prompt.values():
         node["inputs"] |= {k: v for k, v in changed.items() if k in node["inputs"]}
-        if frames and "length" in node["inputs"]:
+        if frames and node["class_type"] == "SVDPAnimate":
             node["inputs"] |= {"length": "beginning", "length.frames": frames}
     return prompt
 
