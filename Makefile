@@ -18,7 +18,7 @@ UV := $(if $(PIP_ARGS),,$(BIN)/uv pip install --python $(BIN)/python)
 pip_install = $(if $(UV),$(UV) $(1) || )$(PIP) $(PIP_ARGS) $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format check doctor install install-dev clean
+.PHONY: help demo test test-long lint types format check doctor install install-dev clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,7 +30,10 @@ demo: install ## Animate the bundled portrait with the bundled clip
 	@echo "contact sheet: $(abspath $(DEMO:.mp4=.sheet.png))"
 
 test: install-dev ## Run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+test-long: install-dev ## Run the tests that take minutes: runs killed again and again, hundreds of jobs
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 lint: install-dev ## Check style, formatting, and what the Comfy registry asks of a pack
 	$(BIN)/ruff check .

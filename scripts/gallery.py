@@ -1,6 +1,7 @@
 """Make the gallery of the documentation: a moving row, ten pairs, edits of one portrait, and failures.
 
     python scripts/gallery.py docs/gallery
+    python scripts/gallery.py docs/gallery --only showcase
 
 Portraits and clips are the bundled ones and those in `docs/gallery/portraits`: people who do not exist.
 """
@@ -19,7 +20,9 @@ import typer
 from PIL import Image
 from svdp.animation.pipeline import LoadedModel
 from svdp.cli.editing import EditConfig, run
+from svdp.signals.crops import CropConfig, crop_frame, plan_crop
 from svdp.signals.images import load_image
+from svdp.signals.track import detect_face
 from svdp.signals.video import VideoReader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,9 +36,10 @@ STRIPS = {
 }
 FAILURES = {
     "source.jpg": ("yaw=30", "yaw=42"),
-    "hidream.jpg": ("pitch=-26", "yaw=-38"),
+    "hidream.jpg": ("yaw=-38", "roll=40"),
     "bria.jpg": ("mouth=1,smile=0.8", "yaw=40,mouth=0.6"),
 }
+SHOWCASE = (("bria.jpg", "driving.mp4"), ("hidream.jpg", "driving2.mp4"))
 Squares = tuple[np.ndarray, np.ndarray, np.ndarray]  # driver, draft and result (F, S, S, 3)
 
 
@@ -43,23 +47,30 @@ def main() -> None:
     """Make every picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
+    parser.add_argument("--only", choices=("showcase", "pairs", "edits"), help="by default everything")
+    options = parser.parse_args()
+    out, only = options.out, options.only
     out.mkdir(parents=True, exist_ok=True)
     portraits = [EXAMPLES / "source.jpg", EXAMPLES / "source2.jpg", *sorted((out / "portraits").glob("*.jpg"))]
     drivers = [EXAMPLES / "driving.mp4", EXAMPLES / "driving2.mp4"]
-    model = svdp.load_model()
-    made = {}
-    for portrait in portraits:
-        for driver in drivers:
-            made[portrait, driver] = squares(portrait, driver, model)
-            typer.echo(f"{portrait.stem} by {driver.stem}")
-    rows = [pair(portrait, shown) for (portrait, _), shown in made.items()]
-    for number, part in enumerate(np.array_split(np.arange(len(rows)), 2), 1):
-        save(out / f"pairs-{number}.jpg", np.concatenate([rows[n] for n in part]))
-    moving([(p, made[p, d]) for p, d in zip(portraits, drivers, strict=False)], out / "showcase.webp")
-    named = {path.name: path for path in portraits}
-    save(out / "edits.jpg", np.concatenate([strip(named[name], edits) for name, edits in STRIPS.items()]))
-    save(out / "failures.jpg", np.concatenate([strip(named[name], edits) for name, edits in FAILURES.items()], 1))
+    named = {path.name: path for path in (*portraits, *drivers)}
+    if only in (None, "edits"):
+        save(out / "edits.jpg", np.concatenate([strip(named[name], edits) for name, edits in STRIPS.items()]))
+        save(out / "failures.jpg", np.concatenate([strip(named[name], edits) for name, edits in FAILURES.items()], 1))
+    if only == "edits":
+        return
+    wanted = [(portrait, driver) for portrait in portraits for driver in drivers]
+    shown = [(named[portrait], named[driver]) for portrait, driver in SHOWCASE]
+    model, made = svdp.load_model(), {}
+    for portrait, driver in shown if only == "showcase" else wanted:
+        made[portrait, driver] = squares(portrait, driver, model)
+        typer.echo(f"{portrait.stem} by {driver.stem}")
+    if only in (None, "pairs"):
+        rows = [pair(portrait, squares_) for (portrait, _), squares_ in made.items()]
+        for number, part in enumerate(np.array_split(np.arange(len(rows)), 2), 1):
+            save(out / f"pairs-{number}.jpg", np.concatenate([rows[n] for n in part]))
+    if only in (None, "showcase"):
+        moving([(portrait, made[portrait, driver]) for portrait, driver in shown], out / "showcase.webp")
 
 
 def pair(portrait: Path, made: Squares) -> np.ndarray:
@@ -107,8 +118,10 @@ def strip(portrait: Path, edits: Sequence[str]) -> np.ndarray:
 
 
 def square_of(portrait: Path) -> np.ndarray:
-    """(S, S, 3) of a picture file."""
-    return middle(load_image(portrait))
+    """(S, S, 3) of a picture file: the face with some of its surroundings."""
+    picture = load_image(portrait)
+    crop = plan_crop(detect_face(picture), CropConfig(size=SIDE, scale=2.0))
+    return crop_frame(picture, crop.affines[0], SIDE)
 
 
 def middle(picture: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ print(json.dumps({"used": used, "states": [o.state for o in outcomes]}))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_memory_is_flat_after_the_tenth_of_200_jobs(tiny_weights: Path, examples, tmp_path: Path) -> None:

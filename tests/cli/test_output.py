@@ -295,7 +295,7 @@ def test_a_draft_killed_at_random_goes_on_to_the_same_result(animate, examples, 
     assert names(tmp_path) == ["once.mp4", "once.sheet.png", "out.mp4", "out.sheet.png"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "options", [("--draft", "--resolution", "128"), ("--max-frames", "60")], ids=["draft", "model"]

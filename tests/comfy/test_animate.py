@@ -263,6 +263,29 @@ def test_a_late_dial_makes_only_what_follows(media, monkeypatch):
     assert made[7:] == ["track_faces", "encode_source", "sample_video"]
 
 
+@pytest.mark.parametrize(
+    ("preset", "steps", "branches"), [("adapter's own", 2, {"p"}), ("fast", 1, {"p"}), ("faithful", 40, set("usdp"))]
+)
+def test_a_preset_chooses_steps_and_branches(media, monkeypatch, preset, steps, branches):
+    from svdp.model.backends.comfy_guider import SVDPGuider
+    from svdp.nodes import animation
+
+    seen: list[tuple[int, set[str]]] = []
+    was = SVDPGuider.sample
+
+    def counted(self, noise, latent, sampler, sigmas, *args, **kwargs):
+        made = was(self, noise, latent, sampler, sigmas, *args, **kwargs)
+        seen.append((len(sigmas) - 1, set(self.branches)))
+        return made
+
+    monkeypatch.setattr(SVDPGuider, "sample", counted)
+    frames = animation.complete_adapter(None).config.segment_length + 1
+    images = animate(*media, max_frames=frames, sampling={"sampling": preset})[1]
+    assert len(images) == frames and len(seen) == 2
+    assert [count for count, _ in seen] == [steps] * 2
+    assert seen[1][1] == branches, "the second segment has history"
+
+
 def test_a_stopped_run_goes_on_with_the_same_frames(media, monkeypatch, tmp_path):
     import comfy.model_management as mm
     import folder_paths

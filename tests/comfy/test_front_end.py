@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from .test_workflows import NAMES, NEEDS_DOWNLOADS, ROOT, Server, server
+from .test_workflows import NAMES, NEEDS_DOWNLOADS, PATIENCE, ROOT, Server, server
 
 __all__ = ["server"]  # the fixture
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PATIENCE)]
 SCRIPT = Path(__file__).with_name("front_end.js")
 OFFLINE = ("ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED")  # what the front end fetches from elsewhere
 
@@ -32,7 +32,7 @@ def seen(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     command = [node, str(SCRIPT), f"http://127.0.0.1:{server.port}/", str(ROOT / "workflows")]
     command += [os.environ["WORKFLOW_PICTURES"]] if "WORKFLOW_PICTURES" in os.environ else []  # for the thumbnails
     run = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=500, env={**os.environ, "CHROMIUM": browser}
+        command, capture_output=True, text=True, check=False, timeout=PATIENCE, env={**os.environ, "CHROMIUM": browser}
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
