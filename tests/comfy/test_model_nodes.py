@@ -249,9 +249,9 @@ def test_a_saved_track_is_in_the_list_and_comes_back(tmp_path, monkeypatch, bund
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     portrait = SVDPExampleMedia.execute("fair hair", "woman talking").args[0]
     track = SVDPFaceTrack.execute(portrait, 25.0, "largest", 0, 1.0, 1).args[0]
-    SVDPSaveTrack.execute(track, "Clip äöü 人")
-    assert SVDPLoadTrack.define_schema().inputs[0].options == ["Clip äöü 人"]
-    again, report = SVDPLoadTrack.execute("Clip äöü 人").args
+    SVDPSaveTrack.execute(track, "Clip äöü \u4eba")
+    assert SVDPLoadTrack.define_schema().inputs[0].options == ["Clip äöü \u4eba"]
+    again, report = SVDPLoadTrack.execute("Clip äöü \u4eba").args
     assert (again.landmarks == track.landmarks).all() and "the face seen in 1" in report
 
 

@@ -205,6 +205,7 @@ def test_a_run_of_which_the_first_segment_is_left_goes_on(server):
     for file in files[1:]:
         file.unlink()
     server.tell("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(5)  # a prompt that comes at once may be taken before the cache is dropped
     server.run(prompt)
     assert [f.read_bytes() for f in sorted(folder.glob("*.safetensors"))] == was
     assert (server.base / "output" / "svdp" / "tracks" / "my long video.track.npz").is_file()
