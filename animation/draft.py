@@ -43,7 +43,7 @@ class PortraitInMaking:
         from ..heads.doubts import find_doubts
 
         head = self._made.result()
-        for doubt in find_doubts(self._source.track, head.actor.place.fit):
+        for doubt in find_doubts(self._source.track, head.subject.place.fit):
             log.warning("the portrait may not work well: %s", doubt)
         return head
 

@@ -147,7 +147,7 @@ class _Drawing:
     def frames(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8."""
         mode = "relative" if self._cfg.motion == "relative" else "absolute"
-        paste = Paster(self._picture, self._affine, self._head.studio.size)
+        paste = Paster(self._picture, self._affine, self._head.rig.size)
         for frame in self._head.perform(self.moves, mode, self._cfg.reference):
             square = frame.picture
             yield paste(square)[0] if self._cfg.paste_back else square

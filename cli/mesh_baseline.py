@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..animation.config import AnimateConfig
-from ..heads.puppet import perform
-from ..heads.scene import Studio, make_portrait
+from ..heads.bare_head import perform
+from ..heads.scene import Rig, make_portrait
 from ..signals.crops import CropConfig
 from ..signals.images import load_image
 from ..signals.track import detect_face, track_faces
 from ..signals.video import VideoReader, VideoWriter
-from ..training.data.identities import open_studio
+from ..training.data.identities import open_rig
 from ..training.data.sources import DataConfig
 
 if TYPE_CHECKING:
@@ -34,21 +34,21 @@ def add_mesh_baselines(
     settings = DataConfig(
         autoencoder="", media=(), roots={}, head_model=str(head_model), size=rule.size, crop_scale=rule.scale
     )
-    studio = open_studio(settings)
+    rig = open_rig(settings)
     found = []
     for number, pair in enumerate(pairs, 1):
         typer.echo(f"head of {pair.name} ({number} of {len(pairs)})", err=True)
-        path = _write_mesh_baseline(studio, configs[pair.name], out / f"{pair.name}.mesh.mp4")
+        path = _write_mesh_baseline(rig, configs[pair.name], out / f"{pair.name}.mesh.mp4")
         found.append(replace(pair, compare={**pair.compare, NAME: path}))
     return found
 
 
-def _write_mesh_baseline(studio: Studio, cfg: AnimateConfig, path: Path) -> Path:
+def _write_mesh_baseline(rig: Rig, cfg: AnimateConfig, path: Path) -> Path:
     source = load_image(cfg.source, max_side=cfg.max_side)
-    portrait = make_portrait(studio, cfg.source.name, source, detect_face(source, select=cfg.source_face))
+    portrait = make_portrait(rig, cfg.source.name, source, detect_face(source, select=cfg.source_face))
     reader = VideoReader(cfg.driving, start=cfg.start, max_frames=cfg.max_frames)
     track = track_faces(reader, float(reader.info.fps), select=cfg.select_face)
-    with VideoWriter(path, (studio.size, studio.size), reader.timing) as writer:
-        for square in perform(studio, portrait, track):
+    with VideoWriter(path, (rig.size, rig.size), reader.timing) as writer:
+        for square in perform(rig, portrait, track):
             writer.write(square)
     return path

@@ -39,35 +39,35 @@ def measure_ceiling(name: str, portrait: PosedPortrait, driver: FaceTrack, fps: 
 
 def posed_motion(portrait: PosedPortrait, driver: FaceTrack) -> Motion:
     """The motion that a draft makes of a driver, T frames."""
-    basis, studio, fit = portrait.basis, portrait.studio, portrait.actor.place.fit
+    basis, rig, fit = portrait.basis, portrait.rig, portrait.subject.place.fit
     fitted = fit_driver(basis, driver.landmarks, driver.blendshapes)
     expression, angles = transfer(basis, fitted, fit)
-    return place(basis, fit, expression, angles, driver.landmarks * SUPERSAMPLING, base_affine(studio), studio.fine)
+    return place(basis, fit, expression, angles, driver.landmarks * SUPERSAMPLING, base_affine(rig), rig.fine)
 
 
 def known_track(portrait: PosedPortrait, motion: Motion) -> FaceTrack:
     """What a detector without error would find in the pictures of a motion: the head's own landmarks and weights."""
-    studio, count = portrait.studio, len(motion)
-    affine = base_affine(studio) / SUPERSAMPLING
+    rig, count = portrait.rig, len(motion)
+    affine = base_affine(rig) / SUPERSAMPLING
     landmarks = np.concatenate(
         [
-            crop_points(np.stack([studio.table.locate(p) for p in move_head(studio, portrait.actor, part)]), affine)
+            crop_points(np.stack([rig.table.locate(p) for p in move_head(rig, portrait.subject, part)]), affine)
             for part in _parts(motion)
         ]
     )
     landmarks[..., 2] *= -1  # away from the camera
     matrices = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
     matrices[:, :3, :3] = [rotation_matrix(*angles) for angles in motion.angles]
-    shapes = studio.model.from_blendshapes(tuple(BLENDSHAPES)).T  # each weight goes to the blendshape of its name
+    shapes = rig.model.from_blendshapes(tuple(BLENDSHAPES)).T  # each weight goes to the blendshape of its name
     blendshapes = np.clip(motion.expression @ shapes, 0, 1).astype(np.float32)
-    return FaceTrack(landmarks, blendshapes, matrices, np.ones(count, bool), (studio.size, studio.size))
+    return FaceTrack(landmarks, blendshapes, matrices, np.ones(count, bool), (rig.size, rig.size))
 
 
 def _pictures(portrait: PosedPortrait, motion: Motion) -> Iterator[np.ndarray]:
-    studio = portrait.studio
+    rig = portrait.rig
     for part in _parts(motion):
-        points = move_head(studio, portrait.actor, part)
-        for picture, _ in draw_frames(studio, portrait.actor, points, base_affine(studio)):
+        points = move_head(rig, portrait.subject, part)
+        for picture, _ in draw_frames(rig, portrait.subject, points, base_affine(rig)):
             yield picture.round().clip(0, 255).astype(np.uint8)
 
 

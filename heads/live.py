@@ -24,7 +24,7 @@ class LiveDriver:
     seen, so that the first one already moves the portrait.
 
     Args:
-        basis: from `open_studio`. size: pixels of the square. scale: side of the square / size of the face.
+        basis: from `open_rig`. size: pixels of the square. scale: side of the square / size of the face.
         fps: faces a second at most, for the smoothing.
     """
 

@@ -45,7 +45,7 @@ def on_head(
     Each control goes from the source's own value s to the motion's m: s + strength * (m - s) + offset.
 
     Args:
-        source: fitted on the canvas of a square of `side` canvas pixels (`Studio.fine`).
+        source: fitted on the canvas of a square of `side` canvas pixels (`Rig.fine`).
         mode, reference: as in `heads.place.transfer`; relative motion also counts its place from the source's.
     """
     own = _own(basis, source, side)

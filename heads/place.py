@@ -87,7 +87,7 @@ def place(
     Args:
         expression, angles: from `transfer`.
         marks: (T, 478, 3) pixels of the picture into which `affine` (2, 3) takes the canvas that `source` lies on.
-        side: pixels of the crop's side on the canvas (`Studio.fine`), in which Motion.shift is counted.
+        side: pixels of the crop's side on the canvas (`Rig.fine`), in which Motion.shift is counted.
     """
     heads = basis.express(basis.person(source.identity), expression) - PIVOT
     growth = float(affine[0, 0])

@@ -22,9 +22,9 @@ from .landmarks import load_bundled
 from .motion import Motion
 from .on_head import on_head
 from .scene import (
-    Actor,
     Portrait,
-    Studio,
+    Rig,
+    Subject,
     base_affine,
     draw_frames,
     make_portrait,
@@ -48,10 +48,10 @@ class PosedFrame:
 
 
 @lru_cache(maxsize=4)
-def open_studio(size: int, crop_scale: float) -> tuple[Studio, FaceBasis]:
+def open_rig(size: int, crop_scale: float) -> tuple[Rig, FaceBasis]:
     """The bundled head, ready to be drawn in squares of `size` pixels."""
     model, table = load_bundled()
-    return Studio(model, table, anatomy(model, table), size, crop_scale), face_basis(model, table)
+    return Rig(model, table, anatomy(model, table), size, crop_scale), face_basis(model, table)
 
 
 class PosedPortrait:
@@ -72,11 +72,11 @@ class PosedPortrait:
                 f"the portrait is turned by {abs(yaw):.0f} degrees, and at most {MOST_TURNED:.0f} work: "
                 "use a picture in which both eyes are seen"
             )
-        self.studio, self.basis = open_studio(size, crop_scale)
-        first = make_portrait(self.studio, "portrait", picture, face)
+        self.rig, self.basis = open_rig(size, crop_scale)
+        first = make_portrait(self.rig, "portrait", picture, face)
         fit = fit_face(self.basis, first.landmarks, face.blendshapes[0])
-        portrait: Portrait = restore_portrait(self.studio, "portrait", first.canvas, first.landmarks, fit, first.frame)
-        self.actor = Actor(portrait, portrait, portrait.skin, self.studio.model.person(fit.identity))
+        portrait: Portrait = restore_portrait(self.rig, "portrait", first.canvas, first.landmarks, fit, first.frame)
+        self.subject = Subject(portrait, portrait, portrait.skin, self.rig.model.person(fit.identity))
 
     def pose(
         self,
@@ -95,7 +95,7 @@ class PosedPortrait:
             mode, reference: the driver's own motion, or its change since a frame, as in `heads.on_head`.
             first, last: frames to begin and to end before (None: all); the others are fitted, and not given.
         """
-        moves = fit_motion(self.basis, landmarks, blendshapes, self.studio.size)
+        moves = fit_motion(self.basis, landmarks, blendshapes, self.rig.size)
         yield from self.perform(moves, mode, reference, first, last)
 
     def perform(
@@ -111,14 +111,14 @@ class PosedPortrait:
 
     def lay(self, moves: FaceMotion, mode: Literal["absolute", "relative"] = "absolute", reference: int = 0) -> Motion:
         """The motion as this portrait's head makes it, edits included; arguments as in `heads.on_head`."""
-        return on_head(self.basis, moves, self.actor.place.fit, self.studio.fine, mode, reference)
+        return on_head(self.basis, moves, self.subject.place.fit, self.rig.fine, mode, reference)
 
     def draw(self, motion: Motion, first: int = 0, last: int | None = None) -> Iterator[PosedFrame]:
         """The frames of a motion from `lay`, from `first` on and before `last` (None: to the end).
 
         Several threads draw, AT_ONCE frames each; a frame comes out the same wherever one begins or ends, to the bit.
         """
-        affine = base_affine(self.studio)
+        affine = base_affine(self.rig)
         end = len(motion) if last is None else min(last, len(motion))
         begin = first // AT_ONCE * AT_ONCE
         parts = [motion[start : start + AT_ONCE] for start in range(begin, end, AT_ONCE)]
@@ -127,10 +127,10 @@ class PosedPortrait:
 
     def draw_one(self, motion: Motion, number: int) -> PosedFrame:
         """One frame of a motion from `lay`, by this thread alone."""
-        return self._draw(motion[number : number + 1], base_affine(self.studio))[0]
+        return self._draw(motion[number : number + 1], base_affine(self.rig))[0]
 
     def _draw(self, motion: Motion, affine: np.ndarray) -> list[PosedFrame]:
-        drawn = draw_frames(self.studio, self.actor, move_head(self.studio, self.actor, motion), affine)
+        drawn = draw_frames(self.rig, self.subject, move_head(self.rig, self.subject, motion), affine)
         return [PosedFrame(_to_uint8(picture), _to_uint8(255 * known)) for picture, known in drawn]
 
 

@@ -74,15 +74,15 @@ class Portrait:
             self._kept[key] = 0.25 * (rows[:, 1:] + rows[:, :-1])
         return self._kept[key]
 
-    def view(self, studio: Studio) -> Camera:
+    def view(self, rig: Rig) -> Camera:
         """The `head_camera` of the photo's own head, kept from call to call."""
         if "view" not in self._kept:
-            self._kept["view"] = head_camera(studio, self.points)
+            self._kept["view"] = head_camera(rig, self.points)
         return self._kept["view"]
 
 
 @dataclass(frozen=True)
-class Actor:
+class Subject:
     """How one person looks in a clip: a photo's surroundings, a face that may be another photo's, a head shape."""
 
     place: Portrait  # hair, clothes and background
@@ -93,8 +93,8 @@ class Actor:
 
 
 @dataclass(frozen=True)
-class Studio:
-    """All that rendering needs besides the portraits."""
+class Rig:
+    """The head as it is drawn: its model, landmarks, anatomy and the size of the picture."""
 
     model: HeadModel
     table: LandmarkTable
@@ -147,21 +147,21 @@ def canvas_affine(affine: np.ndarray, size: int) -> np.ndarray:
     return wide
 
 
-def base_affine(studio: Studio) -> np.ndarray:
+def base_affine(rig: Rig) -> np.ndarray:
     """Canvas -> fine picture: the crop of the photo itself."""
-    return np.array([[1, 0, -MARGIN * studio.fine], [0, 1, -MARGIN * studio.fine]], np.float32)
+    return np.array([[1, 0, -MARGIN * rig.fine], [0, 1, -MARGIN * rig.fine]], np.float32)
 
 
-def make_portrait(studio: Studio, name: str, photo: np.ndarray, track: FaceTrack) -> Portrait:
+def make_portrait(rig: Rig, name: str, photo: np.ndarray, track: FaceTrack) -> Portrait:
     """Fit the head to a photo (H, W, 3) uint8 whose face was detected in `track` (one frame)."""
-    crop = plan_crop(track, CropConfig(size=studio.size, scale=studio.crop_scale, position="locked"))
-    affine = canvas_affine(crop.affines[0], studio.size)
-    side = studio.canvas_size
+    crop = plan_crop(track, CropConfig(size=rig.size, scale=rig.crop_scale, position="locked"))
+    affine = canvas_affine(crop.affines[0], rig.size)
+    side = rig.canvas_size
     canvas = resample(photo, affine, (side, side)).astype(np.float32)
     landmarks = track.landmarks[0] * affine[0, 0]
     landmarks[:, :2] += affine[:, 2]
-    fit = fit_head(studio.model, landmarks, studio.table)
-    return restore_portrait(studio, name, canvas, landmarks, fit, photo_frame(affine, photo.shape[:2]))
+    fit = fit_head(rig.model, landmarks, rig.table)
+    return restore_portrait(rig, name, canvas, landmarks, fit, photo_frame(affine, photo.shape[:2]))
 
 
 def photo_frame(affine: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -171,32 +171,32 @@ def photo_frame(affine: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def restore_portrait(
-    studio: Studio, name: str, canvas: np.ndarray, landmarks: np.ndarray, fit: HeadFit, frame: np.ndarray | None = None
+    rig: Rig, name: str, canvas: np.ndarray, landmarks: np.ndarray, fit: HeadFit, frame: np.ndarray | None = None
 ) -> Portrait:
     """The portrait of a known fit; `frame` is where the photo lies on the canvas, None where it fills it."""
-    person = studio.model.person(fit.identity)
-    points = fit.camera.project(with_shell(studio, studio.model.express(person, fit.expression[None]))[0])
-    aimed = aim_eyes(studio.model, studio.table, fit, landmarks)
-    skin = take_skin(studio.model, studio.parts, points[: studio.model.num_vertices], canvas, landmarks, frame, aimed)
-    return Portrait(name, canvas, landmarks, fit, points, skin, vertex_normals(points, studio.model.triangles), frame)
+    person = rig.model.person(fit.identity)
+    points = fit.camera.project(with_shell(rig, rig.model.express(person, fit.expression[None]))[0])
+    aimed = aim_eyes(rig.model, rig.table, fit, landmarks)
+    skin = take_skin(rig.model, rig.parts, points[: rig.model.num_vertices], canvas, landmarks, frame, aimed)
+    return Portrait(name, canvas, landmarks, fit, points, skin, vertex_normals(points, rig.model.triangles), frame)
 
 
-def with_shell(studio: Studio, heads: np.ndarray) -> np.ndarray:
+def with_shell(rig: Rig, heads: np.ndarray) -> np.ndarray:
     """(T, V, 3) heads followed by the points of the hair's shell: (T, V + K, 3)."""
-    return np.concatenate([heads, np.broadcast_to(studio.parts.shell, (len(heads), *studio.parts.shell.shape))], 1)
+    return np.concatenate([heads, np.broadcast_to(rig.parts.shell, (len(heads), *rig.parts.shell.shape))], 1)
 
 
-def move_head(studio: Studio, actor: Actor, motion: Motion) -> np.ndarray:
-    """(T, V + K, 3) vertices and shell on the canvas of the actor's head making the motion; it turns about PIVOT."""
-    rest = actor.place.fit.camera
+def move_head(rig: Rig, subject: Subject, motion: Motion) -> np.ndarray:
+    """(T, V + K, 3) vertices and shell on the canvas of the subject's head making the motion; it turns about PIVOT."""
+    rest = subject.place.fit.camera
     anchor = rest.project(PIVOT)
-    heads = with_shell(studio, studio.model.express(actor.person, motion.expression)) - PIVOT
+    heads = with_shell(rig, rig.model.express(subject.person, motion.expression)) - PIVOT
     moved = np.empty_like(heads)
     for t in range(len(motion)):
         scale = rest.scale * float(motion.zoom[t])
         camera = replace(rest, rotation=rotation_matrix(*motion.angles[t]), scale=scale, offset=anchor)
         moved[t] = camera.project(heads[t])
-        moved[t, :, :2] += motion.shift[t] * studio.fine
+        moved[t, :, :2] += motion.shift[t] * rig.fine
     return moved
 
 
@@ -207,17 +207,17 @@ def crop_points(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return moved.astype(np.float32)
 
 
-def draw(studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """One picture (size, size, 3) float32 of the actor with `points` (V + K, 3) from `move_head`.
+def draw(rig: Rig, subject: Subject, points: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """One picture (size, size, 3) float32 of the subject with `points` (V + K, 3) from `move_head`.
 
     Args:
         affine: (2, 3) canvas -> fine picture, a scale and a shift.
     """
-    return draw_known(studio, actor, points, affine)[0]
+    return draw_known(rig, subject, points, affine)[0]
 
 
 def draw_known(
-    studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: str | torch.device = "cpu"
+    rig: Rig, subject: Subject, points: np.ndarray, affine: np.ndarray, device: str | torch.device = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The picture that `draw` makes, and the mask "known": how far each pixel is what the photo shows.
 
@@ -232,35 +232,35 @@ def draw_known(
     Returns:
         (size, size, 3) float32 in about 0..255, and (size, size) float32 in 0..1.
     """
-    return next(draw_frames(studio, actor, points[None], affine, device))
+    return next(draw_frames(rig, subject, points[None], affine, device))
 
 
 def draw_frames(
-    studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: str | torch.device = "cpu"
+    rig: Rig, subject: Subject, points: np.ndarray, affine: np.ndarray, device: str | torch.device = "cpu"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`draw_known` for each of points (T, V + K, 3); the warps of the T frames are solved together, which is faster."""
     device = torch.device(device)
-    fields = [None] * len(points) if actor.backdrop is not None else warp_fields(studio, actor, points, device)
+    fields = [None] * len(points) if subject.backdrop is not None else warp_fields(rig, subject, points, device)
     for shown, field_ in zip(points, fields, strict=True):
-        drawn = paint(studio, actor, shown, affine / SUPERSAMPLING, device, field_).cpu().numpy()
+        drawn = paint(rig, subject, shown, affine / SUPERSAMPLING, device, field_).cpu().numpy()
         yield np.ascontiguousarray(drawn[..., :3]), np.ascontiguousarray(drawn[..., 3])
 
 
 def paint(
-    studio: Studio, actor: Actor, points: np.ndarray, affine: np.ndarray, device: torch.device, warp: Tensor | None
+    rig: Rig, subject: Subject, points: np.ndarray, affine: np.ndarray, device: torch.device, warp: Tensor | None
 ) -> Tensor:
     """(size, size, 4) float32: the picture of `draw_known` and its mask.
 
     Args:
         affine: canvas -> picture. warp: the frame's field from `warp_fields`; None before a backdrop.
     """
-    parts, size, skin, face = studio.parts, studio.size, actor.skin, actor.face
-    mesh = studio.meshes[actor.backdrop is not None].to(device)
+    parts, size, skin, face = rig.parts, rig.size, subject.skin, subject.face
+    mesh = rig.meshes[subject.backdrop is not None].to(device)
     shown = torch.from_numpy(crop_points(points, affine)).to(device)
     index, weights, depth = z_buffer(shown, mesh.triangles, size, size)
-    now, then = head_camera(studio, points), face.view(studio)
-    same = unchanged(studio, face.points, then, points, now)[parts.region]
-    lit = mouth_light(studio, points, now)
+    now, then = head_camera(rig, points), face.view(rig)
+    same = unchanged(rig, face.points, then, points, now)[parts.region]
+    lit = mouth_light(rig, points, now)
     dark = skin.colours[parts.throat].mean(0) if len(parts.throat) else np.zeros(3, np.float32)
     colours, teeth = skin.colours.copy(), parts.mouth
     colours[teeth] = dark + lit * (colours[teeth] - dark)
@@ -273,15 +273,15 @@ def paint(
         trust=_on(device, trust + same * (skin.still_trust - trust)),
         colours=_on(device, colours),
         light=_on(device, relight(parts, now, then)),
-        alpha=_on(device, np.ones_like(parts.opacity) if actor.backdrop is not None else border_opacity(parts, skin)),
-        eye=_on(device, eye_directions(studio.model, parts.eye_angle, points)),
+        alpha=_on(device, np.ones_like(parts.opacity) if subject.backdrop is not None else border_opacity(parts, skin)),
+        eye=_on(device, eye_directions(rig.model, parts.eye_angle, points)),
         palette=_on(device, skin.palette),
     )
     layer = colour(index, weights, mesh.triangles, mesh.shading, look)
     inner = mesh.shading != SKIN  # the photo's own eyes and teeth, elsewhere, are not what the photo shows
     sure = torch.where(inner, _on(device, same)[mesh.triangles[:, 0]], 1.0)
     layer[..., 4] *= sure.index_select(0, index.reshape(-1).clamp(min=0)).reshape(size, size)
-    behind = _surroundings(studio, actor, warp, affine, layer[..., 3])
+    behind = _surroundings(rig, subject, warp, affine, layer[..., 3])
     front = torch.cat([layer[..., :3], layer[..., 4:]], 2)
     mixed = behind + layer[..., 3:4] * (front - behind)
     return smooth(soften(mixed, index, mesh), layer[..., 3], depth, shown, mesh, now.scale * float(affine[0, 0]))
@@ -301,35 +301,35 @@ def _on(device: torch.device, array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
 
 
-def warp_fields(studio: Studio, actor: Actor, points: np.ndarray, device: torch.device) -> Tensor:
+def warp_fields(rig: Rig, subject: Subject, points: np.ndarray, device: torch.device) -> Tensor:
     """(T, 2, N, N): the warp of the photo's surroundings for points (T, V + K, 3), `field_steps` steps a side."""
-    place, count, steps = actor.place, studio.model.num_vertices, studio.field_steps
-    spacing = studio.canvas_size / steps
+    place, count, steps = subject.place, rig.model.num_vertices, rig.field_steps
+    spacing = rig.canvas_size / steps
     trust = torch.ones(len(points), points.shape[1], device=device)
-    own = _on(device, place.skin.trust * studio.parts.anchors)
+    own = _on(device, place.skin.trust * rig.parts.anchors)
     ends = _on(device, points)
     for weights, end in zip(trust, ends, strict=True):
-        normals = normals_of(end, studio.anchored.to(device))
+        normals = normals_of(end, rig.anchored.to(device))
         weights[:count] = own * ((normals[:count, 2] - 0.1) / 0.3).clamp(0, 1)
     start, screening = _on(device, place.points[:, :2]), _on(device, _screening(steps + 1, spacing, place))
     return displacement_field(start, ends[..., :2], trust, spacing, screening)
 
 
-def _surroundings(studio: Studio, actor: Actor, warp: Tensor | None, affine: np.ndarray, alpha: Tensor) -> Tensor:
+def _surroundings(rig: Rig, subject: Subject, warp: Tensor | None, affine: np.ndarray, alpha: Tensor) -> Tensor:
     """(size, size, 4): what is behind the face, the backdrop or the warped photo, and how far it is known.
 
     The surroundings are spread over what they do not show: where the warp comes from beyond the photo's edge, or would
     show the photo's face a second time, beside the drawn one with opacity `alpha` (size, size).
     """
     device = alpha.device
-    size, place = studio.size, actor.place
+    size, place = rig.size, subject.place
     if warp is None:
-        assert actor.backdrop is not None
-        backdrop = _on(device, resample(actor.backdrop, affine, (size, size)))
+        assert subject.backdrop is not None
+        backdrop = _on(device, resample(subject.backdrop, affine, (size, size)))
         return torch.cat([backdrop, torch.ones(size, size, 1, device=device)], 2)
-    spacing = studio.canvas_size / studio.field_steps
+    spacing = rig.canvas_size / rig.field_steps
     moved, origin, lost = move_photo(warp, spacing, place.soft(device), place.frame, affine, size)
-    again = sample(studio.face_mask(place).to(device), origin / MASK_STEP)[0]
+    again = sample(rig.face_mask(place).to(device), origin / MASK_STEP)[0]
     hole = ((again - 0.3) / 0.4).clamp(0, 1) * (1 - 8 * alpha).clamp(0, 1)
     hole = torch.maximum(hole, lost)
     if not (hole > 0).any():
@@ -338,20 +338,20 @@ def _surroundings(studio: Studio, actor: Actor, warp: Tensor | None, affine: np.
     return fill(moved, hole, ((again < 0.02) & (alpha < 0.05) & (lost == 0)).float())
 
 
-def mouth_light(studio: Studio, points: np.ndarray, view: Camera) -> float:
+def mouth_light(rig: Rig, points: np.ndarray, view: Camera) -> float:
     """How bright teeth and tongue are at points (V + K, 3), 0 to 1: little light falls between lips nearly closed."""
-    lips = studio.table.locate(points)[LIP_PAIRS]
+    lips = rig.table.locate(points)[LIP_PAIRS]
     gap = np.linalg.norm(lips[:, 0, :2] - lips[:, 1, :2], axis=1).max() / view.scale
     return float(1 - fall(LIPS_OPEN, gap))
 
 
-def head_camera(studio: Studio, points: np.ndarray) -> Camera:
+def head_camera(rig: Rig, points: np.ndarray) -> Camera:
     """The view under which the head's rigid part lies at `points` (V + K, 3): that of the hair's shell."""
-    shell = studio.parts.shell
-    return align(shell, points[studio.model.num_vertices :] * FLIP, np.ones(len(shell)))
+    shell = rig.parts.shell
+    return align(shell, points[rig.model.num_vertices :] * FLIP, np.ones(len(shell)))
 
 
-def unchanged(studio: Studio, before: np.ndarray, then: Camera, after: np.ndarray, now: Camera) -> np.ndarray:
+def unchanged(rig: Rig, before: np.ndarray, then: Camera, after: np.ndarray, now: Camera) -> np.ndarray:
     """(4,) float32 in 0..1, by Anatomy.region: are eyes and mouth as in the photo? Elsewhere (region 0) always 1.
 
     Compares landmarks in head space; a head that turned far shows other parts of eyes and mouth, too.
@@ -360,7 +360,7 @@ def unchanged(studio: Studio, before: np.ndarray, then: Camera, after: np.ndarra
         before, after: (V + K, 3) points in the photo and now; then, now: their views.
     """
     heads = [
-        ((studio.table.locate(points) - camera.offset) * FLIP / camera.scale) @ camera.rotation
+        ((rig.table.locate(points) - camera.offset) * FLIP / camera.scale) @ camera.rotation
         for points, camera in ((before, then), (after, now))
     ]
     turn = np.degrees(np.arccos(np.clip((np.trace(now.rotation @ then.rotation.T) - 1) / 2, -1, 1)))

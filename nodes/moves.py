@@ -27,7 +27,7 @@ from ..heads.face_motion import (
 )
 from ..heads.landmarks import load_bundled
 from ..heads.motion_file import ENDING, load_motion, save_motion
-from ..heads.pose import open_studio
+from ..heads.pose import open_rig
 from ..signals.crops import CropConfig
 from ..signals.track import FaceTrack
 from .posing import find_driver
@@ -45,7 +45,7 @@ def of_track(track: FaceTrack, fps: float) -> FaceMotion:
     """What a driver does whose track is in the pixels of its square. Raises UserError if it is not."""
     driver = find_driver(track, None, None)
     side = driver.image_size[0]
-    basis = open_studio(256, CropConfig.scale)[1]
+    basis = open_rig(256, CropConfig.scale)[1]
     return fit_motion(basis, driver.landmarks, driver.blendshapes, side, fps)
 
 

@@ -83,7 +83,7 @@ def perform_motion(
     if reference >= len(moves):
         raise UserError(f"reference frame {reference} is not among the {len(moves)} of the motion: choose a smaller")
     head = pose_head(portrait, face, size, scale)
-    return _drawn(head.perform(moves, motion, reference), len(moves), head.studio.size)
+    return _drawn(head.perform(moves, motion, reference), len(moves), head.rig.size)
 
 
 def pose_head(portrait: Tensor, face: Any, size: int, scale: float) -> PosedPortrait:
@@ -97,7 +97,7 @@ def pose_head(portrait: Tensor, face: Any, size: int, scale: float) -> PosedPort
     if head is None:
         there = detect_face(picture) if found is None else found
         head = PosedPortrait(picture, there, size or own_side(there, scale), scale)
-        for doubt in find_doubts(there, head.actor.place.fit):
+        for doubt in find_doubts(there, head.subject.place.fit):
             log.warning("the portrait may not work well: %s", doubt)
     _KEPT[key] = head
     while len(_KEPT) > KEPT:

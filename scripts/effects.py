@@ -22,7 +22,7 @@ from svdp.evaluation.redetection import MEASURES
 from svdp.evaluation.score import Score, median_score
 from svdp.heads.controls import CONTROLS, NUMBER, Edit, pairs_of
 from svdp.heads.face_motion import FaceMotion, edit, fit_motion, joined, still
-from svdp.heads.pose import PosedPortrait, open_studio
+from svdp.heads.pose import PosedPortrait, open_rig
 from svdp.signals.crops import CropConfig, crop_track, face_frame, plan_crop
 from svdp.signals.images import load_image
 from svdp.signals.track import BLENDSHAPES, FaceTrack, MediaPipeDetector, detect_face, link_faces, track_faces
@@ -122,7 +122,7 @@ def natural_spans(clips: list[Path], frames: int) -> Spans:
         reader = VideoReader(path, max_frames=frames)
         track = track_faces(reader, float(reader.info.fps), smoothing=None)
         track = crop_track(track, plan_crop(track, rule))
-        _, basis = open_studio(rule.size, SCALE)
+        _, basis = open_rig(rule.size, SCALE)
         motion = fit_motion(basis, track.landmarks, track.blendshapes, rule.size)
         for name in NAMES:
             read = READ[name](track)

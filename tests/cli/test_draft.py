@@ -43,8 +43,8 @@ def test_frames_drawn_in_threads_are_those_drawn_one_by_one(cfg, source, monkeyp
     assert len(drawn) == FRAMES
 
     def alone(portrait, motion, affine):
-        points = move_head(portrait.studio, portrait.actor, motion)
-        pictures = (draw_known(portrait.studio, portrait.actor, p, affine) for p in points)
+        points = move_head(portrait.rig, portrait.subject, motion)
+        pictures = (draw_known(portrait.rig, portrait.subject, p, affine) for p in points)
         return [pose.PosedFrame(*(a.round().clip(0, 255).astype(np.uint8) for a in (p, 255 * k))) for p, k in pictures]
 
     monkeypatch.setattr(pose.PosedPortrait, "_draw", alone)

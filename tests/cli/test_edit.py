@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from svdp.heads.controls import CONTROLS
 from svdp.heads.motion_file import load_motion
-from svdp.heads.pose import open_studio
+from svdp.heads.pose import open_rig
 from svdp.signals.images import load_image
 from svdp.signals.track import detect_face
 from svdp.signals.video import VideoReader
@@ -19,7 +19,7 @@ SMALL = ("--resolution", "128")
 
 @pytest.fixture(scope="module")
 def names():
-    return open_studio(128, 1.7)[1].names
+    return open_rig(128, 1.7)[1].names
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import svdp
 from svdp.heads.motion_file import load_motion
-from svdp.heads.pose import open_studio
+from svdp.heads.pose import open_rig
 from svdp.signals.video import VideoReader
 
 WHOLE, PART = 64, 40  # frames of the example's clip, and after how many a run is stopped
@@ -44,7 +44,7 @@ def test_an_edited_draft_goes_on_and_is_what_memory_holds(examples, tmp_path) ->
     made = svdp.animate(examples.source, examples.driving, tmp_path / "out.mp4", resume=True, **DRAFT, **saved)
     for first, second in ((once.video, made.video), (once.sheet, made.sheet)):
         assert first is not None and second is not None and first.read_bytes() == second.read_bytes()
-    moves = load_motion(tmp_path / "a.json", open_studio(128, 1.7)[1].names)
+    moves = load_motion(tmp_path / "a.json", open_rig(128, 1.7)[1].names)
     assert len(moves) == WHOLE and moves.edited == ("yaw", "smile")
     in_memory = svdp.animate(examples.source, examples.driving, **DRAFT).frames
     written = np.stack(list(VideoReader(tmp_path / "out.mp4")))

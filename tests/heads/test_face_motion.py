@@ -28,7 +28,7 @@ from svdp.heads.fit import Camera, HeadFit, rotation_matrix
 from svdp.heads.motion_file import from_text, load_motion, save_motion, to_text
 from svdp.heads.on_head import on_head
 from svdp.heads.place import place, transfer
-from svdp.heads.pose import open_studio
+from svdp.heads.pose import open_rig
 from svdp.heads.solve import LIDS, LIPS, gaps, rotations, y_up
 
 FRAMES, SIDE = 60, 256
@@ -36,7 +36,7 @@ FRAMES, SIDE = 60, 256
 
 @pytest.fixture(scope="module")
 def basis():
-    return open_studio(SIDE, 1.7)[1]
+    return open_rig(SIDE, 1.7)[1]
 
 
 @pytest.fixture(scope="module")

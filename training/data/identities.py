@@ -17,7 +17,7 @@ from ...errors import NoFaceError, UserError
 from ...heads.fit import Camera, HeadFit
 from ...heads.landmarks import TABLE, load_table
 from ...heads.model import load_head_model
-from ...heads.scene import MARGIN, Portrait, Studio, make_portrait, restore_portrait
+from ...heads.scene import MARGIN, Portrait, Rig, make_portrait, restore_portrait
 from ...heads.texture import anatomy
 from ...signals.track import FaceTrack, detect_face
 from .clips import ClipSegment, read_segments
@@ -36,13 +36,13 @@ LEAST_COVER = 0.72  # share of the crop that the photo must fill
 class SplitInputs:
     """All that samples of one split are made from."""
 
-    studio: Studio | None  # None: no head model, and nothing is rendered
+    rig: Rig | None  # None: no head model, and nothing is rendered
     identities: Identities
     segments: list[ClipSegment]
     pairs: list[PairSegment]
 
 
-def open_studio(config: DataConfig) -> Studio:
+def open_rig(config: DataConfig) -> Rig:
     """The head model with what derives from it."""
     model, table = load_head_model(Path(config.head_model)), load_table()
     if table.num_vertices != model.num_vertices:
@@ -50,41 +50,41 @@ def open_studio(config: DataConfig) -> Studio:
             f"{config.head_model} has {model.num_vertices} vertices, the landmark table is for {table.num_vertices}: "
             "use ICT-FaceKit Light, or make another table with `python -m svdp.heads.calibrate`"
         )
-    return Studio(model, table, anatomy(model, table), config.size, config.crop_scale)
+    return Rig(model, table, anatomy(model, table), config.size, config.crop_scale)
 
 
 def load_inputs(config: DataConfig, split: str) -> SplitInputs:
     """Read, fit and track the split's media, or take it from config.cache. Bad photos are logged and left out."""
-    studio = open_studio(config) if config.head_model else None
+    rig = open_rig(config) if config.head_model else None
     Path(config.cache).mkdir(parents=True, exist_ok=True)
-    photos = list_media(config, split, "portraits") if studio is not None else []
-    fitted = [(media, load_portrait(studio, media, config)) for media in photos if studio is not None]
+    photos = list_media(config, split, "portraits") if rig is not None else []
+    fitted = [(media, load_portrait(rig, media, config)) for media in photos if rig is not None]
     good = [(media, portrait) for media, portrait in fitted if portrait is not None]
     segments = [segment for media in list_media(config, split, "clips") for segment in load_segments(media, config)]
     pairs = [segment for media in list_media(config, split, "pairs") for segment in load_pair(media, config)]
     identities = Identities([p for _, p in good], [m for m, _ in good], [segment.track for segment in segments])
-    return SplitInputs(studio, identities, segments, pairs)
+    return SplitInputs(rig, identities, segments, pairs)
 
 
-def load_portrait(studio: Studio, media: MediaFile, config: DataConfig) -> Portrait | None:
+def load_portrait(rig: Rig, media: MediaFile, config: DataConfig) -> Portrait | None:
     """The portrait from the cache or fitted now; None when the photo does not serve."""
     heads = (_digest(Path(config.head_model)), _digest(TABLE))  # another model or table means another fit
     path = (
         Path(config.cache)
         / f"portrait-{media.name}-{_fingerprint(media.path, config.size, config.crop_scale, *heads)}.npz"
     )
-    arrays = _cached(path, lambda: _fit_portrait(studio, media))
+    arrays = _cached(path, lambda: _fit_portrait(rig, media))
     if not arrays["usable"]:
         return None
     camera = Camera(arrays["rotation"], float(arrays["scale"]), arrays["offset"])
     fit = HeadFit(arrays["identity"], arrays["expression"], camera, float(arrays["error"]))
     canvas = arrays["canvas"].astype(np.float32)
-    return restore_portrait(studio, media.name, canvas, arrays["landmarks"], fit, arrays.get("frame"))
+    return restore_portrait(rig, media.name, canvas, arrays["landmarks"], fit, arrays.get("frame"))
 
 
-def _fit_portrait(studio: Studio, media: MediaFile) -> dict[str, np.ndarray]:
+def _fit_portrait(rig: Rig, media: MediaFile) -> dict[str, np.ndarray]:
     photo, track = _first_face(media)
-    portrait = make_portrait(studio, media.name, photo, track)
+    portrait = make_portrait(rig, media.name, photo, track)
     fit, cover = portrait.fit, _cover(portrait, photo.shape[:2], track)
     usable = fit.error < WORST_FIT and cover > LEAST_COVER and abs(fit.camera.yaw) < MOST_TURNED
     if not usable:

@@ -25,9 +25,9 @@ from ...heads.place import place, transfer
 from ...heads.scene import (
     MARGIN,
     SUPERSAMPLING,
-    Actor,
     Portrait,
-    Studio,
+    Rig,
+    Subject,
     base_affine,
     crop_points,
     draw,
@@ -123,21 +123,21 @@ class World:
     """Everything that samples of one split are made from."""
 
     config: PosedDataConfig
-    target: Studio
-    posing: Studio
+    target: Rig
+    posing: Rig
     basis: FaceBasis
     faces: Sequence[Face]
     clips: Sequence[Clip]
 
 
-def open_head(path: Path, table: Path, config: PosedDataConfig) -> Studio:
+def open_head(path: Path, table: Path, config: PosedDataConfig) -> Rig:
     """A head model ready to be drawn."""
     model, marks = load_head_model(path), load_table(table)
-    return Studio(model, marks, anatomy(model, marks), config.size, config.crop_scale)
+    return Rig(model, marks, anatomy(model, marks), config.size, config.crop_scale)
 
 
 def open_world(
-    pack: Path, target: Studio, posing: Studio, config: PosedDataConfig, split: str = "train", most_clips: int = 10**6
+    pack: Path, target: Rig, posing: Rig, config: PosedDataConfig, split: str = "train", most_clips: int = 10**6
 ) -> World:
     """Read the faces and clips of one split; faces are not fitted yet."""
     faces, clips = [], []
@@ -195,9 +195,9 @@ def fit_face_twice(face: Face, world: World) -> Face | None:
 def portrait_of(face: Face, world: World, which: int) -> Portrait:
     """The face on the target's head (0) or on the posing head (1)."""
     assert face.fits is not None
-    studio = (world.target, world.posing)[which]
-    canvas = face.canvas(studio.canvas_size)
-    return restore_portrait(studio, face.name, canvas, face.landmarks * SUPERSAMPLING, face.fits[which])
+    rig = (world.target, world.posing)[which]
+    canvas = face.canvas(rig.canvas_size)
+    return restore_portrait(rig, face.name, canvas, face.landmarks * SUPERSAMPLING, face.fits[which])
 
 
 def make_sample(rng: np.random.Generator, world: World, kind: Kind | None = None) -> PosedSample:
@@ -217,20 +217,20 @@ def make_sample(rng: np.random.Generator, world: World, kind: Kind | None = None
 
 def _rendered(rng: np.random.Generator, world: World) -> PosedSample:
     """Targets of a rendered person; the driver is another rendered person with the same motion."""
-    studio, config = world.target, world.config
-    target = _target_actor(rng, world)
+    rig, config = world.target, world.config
+    target = _target_subject(rng, world)
     motion = _reachable(target, _draw_motion(rng, world, config.frames))
-    shown = _framed(rng, studio)
-    heads = move_head(studio, target, motion)
-    pictures = np.stack([draw(studio, target, points, shown) for points in heads])
+    shown = _framed(rng, rig)
+    heads = move_head(rig, target, motion)
+    pictures = np.stack([draw(rig, target, points, shown) for points in heads])
     source_points = _source_points(rng, world, target)
-    wide = _wide_picture(studio, target, source_points)
-    marks = studio.table.locate(source_points[None])[0].astype(np.float32)
+    wide = _wide_picture(rig, target, source_points)
+    marks = rig.table.locate(source_points[None])[0].astype(np.float32)
     blendshapes = _blendshapes(world, motion.expression)
-    driven, masks, seen = _rendered_driver(rng, world, motion, studio.table.locate(heads), shown)
+    driven, masks, seen = _rendered_driver(rng, world, motion, rig.table.locate(heads), shown)
     posed = _pose(rng, world, wide, marks, None, seen, blendshapes, shown)
     colours = draw_colours(rng, 0.35)
-    source = resample(wide, shown, (studio.fine, studio.fine))
+    source = resample(wide, shown, (rig.fine, rig.fine))
     source = cv2.resize(source, (config.size, config.size), interpolation=cv2.INTER_AREA)
     posed = np.concatenate([colours(posed[..., :3].clip(0, 255)), posed[..., 3:]], -1)
     return PosedSample(
@@ -241,17 +241,17 @@ def _rendered(rng: np.random.Generator, world: World) -> PosedSample:
 
 def _photo(rng: np.random.Generator, world: World) -> PosedSample:
     """An inverse pair: the target is the photo; the source is the same person rendered in another pose."""
-    studio, config = world.target, world.config
+    rig, config = world.target, world.config
     face = world.faces[int(rng.integers(len(world.faces)))]
     portrait = portrait_of(face, world, 0)
-    actor = Actor(portrait, portrait, portrait.skin, studio.model.person(portrait.fit.identity))
-    shown = _framed(rng, studio)
-    target = _cut(portrait.canvas, shown, studio)
-    other = _reachable(actor, _draw_motion(rng, world, 4))
+    subject = Subject(portrait, portrait, portrait.skin, rig.model.person(portrait.fit.identity))
+    shown = _framed(rng, rig)
+    target = _cut(portrait.canvas, shown, rig)
+    other = _reachable(subject, _draw_motion(rng, world, 4))
     other = replace(other, expression=other.expression * rng.uniform(0.2, 1.0))
-    points = move_head(studio, actor, other)[int(rng.integers(4))]
-    wide = _wide_picture(studio, actor, points)
-    marks = studio.table.locate(points[None])[0].astype(np.float32)
+    points = move_head(rig, subject, other)[int(rng.integers(4))]
+    wide = _wide_picture(rig, subject, points)
+    marks = rig.table.locate(points[None])[0].astype(np.float32)
     true = crop_points(portrait.landmarks[None], shown) / SUPERSAMPLING
     motion = Motion(
         portrait.fit.expression[None],
@@ -263,12 +263,12 @@ def _photo(rng: np.random.Generator, world: World) -> PosedSample:
         driven, masks = _own_driver(rng, world, target[None], true)
         seen = _noisy(rng, true)
     else:
-        over = studio.table.locate(portrait.points[None])
+        over = rig.table.locate(portrait.points[None])
         driven, masks, seen = _rendered_driver(rng, world, motion, over, shown)
         seen = _noisy(rng, true) if rng.random() < 0.5 else seen
     posed = _pose(rng, world, wide, marks, None, seen, face.blendshapes[None], shown)
     colours = draw_colours(rng, 0.35)
-    source = _cut(wide, shown, studio)
+    source = _cut(wide, shown, rig)
     posed = np.concatenate([colours(posed[..., :3].clip(0, 255)), posed[..., 3:]], -1)
     return PosedSample(
         "photo", to_bytes(colours(source.clip(0, 255))), to_bytes(colours(target.clip(0, 255)))[None], to_bytes(posed),
@@ -278,17 +278,17 @@ def _photo(rng: np.random.Generator, world: World) -> PosedSample:
 
 def _clip(rng: np.random.Generator, world: World) -> PosedSample:
     """Frames of a real clip; the source is another of its frames, the driver the clip itself or a rendered person."""
-    studio, config = world.target, world.config
+    rig, config = world.target, world.config
     chances = np.array([clip.track.num_frames for clip in world.clips], float) ** 0.5
     clip = world.clips[int(rng.choice(len(world.clips), p=chances / chances.sum()))]
     frames = clip.frames()
     order = _order(rng, len(frames), config.frames)
     row = int(rng.choice([t for t in range(len(frames)) if not order.min() <= t <= order.max()] or [0]))
-    shown = _framed(rng, studio)
+    shown = _framed(rng, rig)
     landmarks = clip.track.landmarks * SUPERSAMPLING
-    large = (studio.canvas_size, studio.canvas_size)
+    large = (rig.canvas_size, rig.canvas_size)
     canvases = [cv2.resize(f, large, interpolation=cv2.INTER_CUBIC).astype(np.float32) for f in frames[order]]
-    target = np.stack([_cut(canvas, shown, studio) for canvas in canvases])
+    target = np.stack([_cut(canvas, shown, rig) for canvas in canvases])
     true = crop_points(landmarks[order], shown) / SUPERSAMPLING
     wide = cv2.resize(frames[row], large, interpolation=cv2.INTER_CUBIC).astype(np.float32)
     if rng.random() < config.own_driver_share:
@@ -300,7 +300,7 @@ def _clip(rng: np.random.Generator, world: World) -> PosedSample:
         rng, world, wide, landmarks[row], clip.track.blendshapes[row], seen, clip.track.blendshapes[order], shown
     )
     colours = draw_colours(rng, 0.35)
-    source = _cut(wide, shown, studio)
+    source = _cut(wide, shown, rig)
     posed = np.concatenate([colours(posed[..., :3].clip(0, 255)), posed[..., 3:]], -1)
     return PosedSample(
         "clip", to_bytes(colours(source.clip(0, 255))), to_bytes(colours(target.clip(0, 255))), to_bytes(posed),
@@ -327,19 +327,19 @@ def _pose(
         wide: (n, n, 3) the source's canvas; marks (478, 3) its landmarks there, as rendered.
         seen: (T, 478, 3) the driver's landmarks in the square; blendshapes (T, 52).
     """
-    studio = world.posing
+    rig = world.posing
     eyes = float(np.linalg.norm(marks[33, :2] - marks[263, :2]))
     if source_shapes is None:  # rendered: exact, with depth towards the viewer
         marks = marks * [1, 1, -1] + rng.normal(0, 0.004, marks.shape) * eyes
-        fit = fit_head(studio.model, marks.astype(np.float32), studio.table)
+        fit = fit_head(rig.model, marks.astype(np.float32), rig.table)
     else:
         fit = fit_face(world.basis, marks, source_shapes)
-    portrait = restore_portrait(studio, "source", wide, marks.astype(np.float32), fit)
+    portrait = restore_portrait(rig, "source", wide, marks.astype(np.float32), fit)
     driver = fit_driver(world.basis, seen.astype(np.float32), blendshapes)
     expression, angles = transfer(world.basis, driver, fit)
-    motion = place(world.basis, fit, expression, angles, seen * SUPERSAMPLING, shown, studio.fine)
-    actor = Actor(portrait, portrait, portrait.skin, studio.model.person(fit.identity))
-    drawn = [draw_known(studio, actor, points, shown) for points in move_head(studio, actor, motion)]
+    motion = place(world.basis, fit, expression, angles, seen * SUPERSAMPLING, shown, rig.fine)
+    subject = Subject(portrait, portrait, portrait.skin, rig.model.person(fit.identity))
+    drawn = [draw_known(rig, subject, points, shown) for points in move_head(rig, subject, motion)]
     return np.stack([np.concatenate([picture, 255 * known[..., None]], -1) for picture, known in drawn])
 
 
@@ -354,15 +354,15 @@ def _rendered_driver(
 
     The driver lies over `landmarks` (T, 478, 3) of the target, canvas points.
     """
-    studio, config = world.target, world.config
+    rig, config = world.target, world.config
     face = world.faces[int(rng.integers(len(world.faces)))]
     portrait = portrait_of(face, world, 0)
     weights = portrait.fit.identity + rng.normal(0, SHAPE_JITTER, len(portrait.fit.identity)) * (rng.random() < 0.5)
-    actor = Actor(portrait, portrait, portrait.skin, studio.model.person(weights.astype(np.float32)))
-    driven = move_head(studio, actor, motion)
-    own = studio.table.locate(driven)
+    subject = Subject(portrait, portrait, portrait.skin, rig.model.person(weights.astype(np.float32)))
+    driven = move_head(rig, subject, motion)
+    own = rig.table.locate(driven)
     affine = laid_over(crop_points(landmarks, shown), own)
-    pictures = np.stack([draw(studio, actor, points, affine) for points in driven])
+    pictures = np.stack([draw(rig, subject, points, affine) for points in driven])
     marks = crop_points(own, affine) / SUPERSAMPLING * [1, 1, -1]
     changed, masks = _changed(rng, pictures, marks, config)
     return changed, masks, _noisy(rng, marks)
@@ -372,17 +372,17 @@ def _stand_in(
     rng: np.random.Generator, world: World, true: np.ndarray, blendshapes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A rendered person in place of a clip's own face: same motion as fitted, over the same landmarks."""
-    studio = world.posing
+    rig = world.posing
     face = world.faces[int(rng.integers(len(world.faces)))]
     portrait = portrait_of(face, world, 1)
     driver = fit_driver(world.basis, true.astype(np.float32), blendshapes)
     expression, angles = transfer(world.basis, driver, portrait.fit)
-    affine = base_affine(studio)
-    motion = place(world.basis, portrait.fit, expression, angles, true * SUPERSAMPLING, affine, studio.fine)
-    actor = Actor(portrait, portrait, portrait.skin, studio.model.person(portrait.fit.identity))
-    points = move_head(studio, actor, motion)
-    pictures = np.stack([draw(studio, actor, p, affine) for p in points])
-    marks = crop_points(studio.table.locate(points), affine) / SUPERSAMPLING * [1, 1, -1]
+    affine = base_affine(rig)
+    motion = place(world.basis, portrait.fit, expression, angles, true * SUPERSAMPLING, affine, rig.fine)
+    subject = Subject(portrait, portrait, portrait.skin, rig.model.person(portrait.fit.identity))
+    points = move_head(rig, subject, motion)
+    pictures = np.stack([draw(rig, subject, p, affine) for p in points])
+    marks = crop_points(rig.table.locate(points), affine) / SUPERSAMPLING * [1, 1, -1]
     changed, masks = _changed(rng, pictures, marks, world.config)
     return changed, masks, _noisy(rng, true, still=0.5)
 
@@ -440,27 +440,27 @@ def _blendshapes(world: World, expression: np.ndarray) -> np.ndarray:
     return np.clip(expression @ table.T / np.maximum(table.sum(1), 1), 0, 1).astype(np.float32)
 
 
-def _cut(canvas: np.ndarray, shown: np.ndarray, studio: Studio) -> np.ndarray:
+def _cut(canvas: np.ndarray, shown: np.ndarray, rig: Rig) -> np.ndarray:
     """(S, S, 3) float32: the square of a canvas."""
-    fine = resample(canvas, shown, (studio.fine, studio.fine))
-    return cv2.resize(fine, (studio.size, studio.size), interpolation=cv2.INTER_AREA)
+    fine = resample(canvas, shown, (rig.fine, rig.fine))
+    return cv2.resize(fine, (rig.size, rig.size), interpolation=cv2.INTER_AREA)
 
 
-def _wide_picture(studio: Studio, actor: Actor, points: np.ndarray) -> np.ndarray:
-    """(n, n, 3) float32: the actor with these canvas points on a whole canvas, as sharp as a training picture."""
-    wide = replace(studio, size=studio.canvas_size // SUPERSAMPLING)
-    small = draw(wide, actor, points, np.eye(2, 3, dtype=np.float32))
-    return cv2.resize(small, (studio.canvas_size,) * 2, interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.float32)
+def _wide_picture(rig: Rig, subject: Subject, points: np.ndarray) -> np.ndarray:
+    """(n, n, 3) float32: the subject with these canvas points on a whole canvas, as sharp as a training picture."""
+    wide = replace(rig, size=rig.canvas_size // SUPERSAMPLING)
+    small = draw(wide, subject, points, np.eye(2, 3, dtype=np.float32))
+    return cv2.resize(small, (rig.canvas_size,) * 2, interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.float32)
 
 
-def _framed(rng: np.random.Generator, studio: Studio) -> np.ndarray:
+def _framed(rng: np.random.Generator, rig: Rig) -> np.ndarray:
     """Canvas -> fine picture: the photo's own crop, or one moved and scaled as tracked drivers are."""
-    affine = base_affine(studio)
+    affine = base_affine(rig)
     if rng.random() < 0.3:
         return affine
-    zoom, middle = float(np.exp(rng.normal(0, 0.06))), studio.fine / 2
+    zoom, middle = float(np.exp(rng.normal(0, 0.06))), rig.fine / 2
     moved = affine * zoom
-    moved[:, 2] += middle * (1 - zoom) + rng.normal(0, 0.03, 2) * studio.fine
+    moved[:, 2] += middle * (1 - zoom) + rng.normal(0, 0.03, 2) * rig.fine
     return moved.astype(np.float32)
 
 
@@ -484,10 +484,10 @@ def _draw_motion(rng: np.random.Generator, world: World, frames: int) -> Motion:
     return replace(motion, zoom=(motion.zoom * far).astype(np.float32), shift=(motion.shift + drift).astype(np.float32))
 
 
-def _reachable(actor: Actor, motion: Motion) -> Motion:
-    if actor.backdrop is not None:
+def _reachable(subject: Subject, motion: Motion) -> Motion:
+    if subject.backdrop is not None:
         return motion
-    return limit_angles(motion, NEAR, np.array([0.5 * actor.place.fit.camera.yaw, 0, 0]))
+    return limit_angles(motion, NEAR, np.array([0.5 * subject.place.fit.camera.yaw, 0, 0]))
 
 
 def _angles_of(fit: HeadFit) -> np.ndarray:
@@ -497,20 +497,20 @@ def _angles_of(fit: HeadFit) -> np.ndarray:
     return np.degrees(np.array(angles)).astype(np.float32)
 
 
-def _source_points(rng: np.random.Generator, world: World, actor: Actor) -> np.ndarray:
-    """(V + K, 3): the actor as it sits in the source's picture: as in the photo, or in another pose."""
-    studio, fit = world.target, actor.place.fit
+def _source_points(rng: np.random.Generator, world: World, subject: Subject) -> np.ndarray:
+    """(V + K, 3): the subject as it sits in the source's picture: as in the photo, or in another pose."""
+    rig, fit = world.target, subject.place.fit
     if rng.random() < 0.6:
-        heads = with_shell(studio, studio.model.express(actor.person, fit.expression[None]))[0]
+        heads = with_shell(rig, rig.model.express(subject.person, fit.expression[None]))[0]
         return fit.camera.project(heads)
-    other = _reachable(actor, _draw_motion(rng, world, 4))
+    other = _reachable(subject, _draw_motion(rng, world, 4))
     calm = replace(other, expression=other.expression * rng.uniform(0.2, 0.9))
-    return move_head(studio, actor, calm)[int(rng.integers(4))]
+    return move_head(rig, subject, calm)[int(rng.integers(4))]
 
 
-def _target_actor(rng: np.random.Generator, world: World) -> Actor:
+def _target_subject(rng: np.random.Generator, world: World) -> Subject:
     """Whom the target shows: a face, or one face in the surroundings of another, perhaps reshaped or painted."""
-    config, studio = world.config, world.target
+    config, rig = world.config, world.target
     first, second = (world.faces[int(n)] for n in rng.choice(len(world.faces), 2, replace=False))
     surroundings = shown = portrait_of(first, world, 0)
     if rng.random() < config.swap_share:
@@ -524,8 +524,8 @@ def _target_actor(rng: np.random.Generator, world: World) -> Actor:
     if rng.random() < config.reshape_share:
         weights = weights + rng.normal(0, SHAPE_JITTER, len(weights)).astype(np.float32)
     plain = rng.random() < config.plain_share
-    backdrop = random_backdrop(rng, studio.canvas_size) if plain else None
-    return Actor(surroundings, shown, shown.skin, studio.model.person(weights), backdrop)
+    backdrop = random_backdrop(rng, rig.canvas_size) if plain else None
+    return Subject(surroundings, shown, shown.skin, rig.model.person(weights), backdrop)
 
 
 def laid_over(target: np.ndarray, driver: np.ndarray) -> np.ndarray:

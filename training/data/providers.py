@@ -48,13 +48,11 @@ def open_providers(config: DataConfig, inputs: SplitInputs, split: str) -> Provi
         optional.append((config.pair_share, lambda rng: make_pair_clip(rng, inputs.pairs, config)))
     if inputs.segments:
         optional.append((config.clip_share, lambda rng: make_self_driven(rng, inputs.segments, config)))
-    studio, identities = inputs.studio, inputs.identities
-    rendered = studio is not None and len(identities.portraits) >= 2
+    rig, identities = inputs.rig, inputs.identities
+    rendered = rig is not None and len(identities.portraits) >= 2
     if not rendered and not any(share == 1 for share, _ in optional):
         raise UserError(
             f"rendered pairs need two usable portraits or more for {split}, and a head_model; the media give too "
             "few. Without rendered pairs set pair_share or clip_share to 1"
         )
-    return Providers(
-        optional, (lambda rng: make_pair(rng, studio, identities, config)) if studio and rendered else None
-    )
+    return Providers(optional, (lambda rng: make_pair(rng, rig, identities, config)) if rig and rendered else None)

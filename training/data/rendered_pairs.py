@@ -9,7 +9,7 @@ import numpy as np
 
 from ...heads.model import HeadModel
 from ...heads.motion import Motion, invent, limit_angles, replay
-from ...heads.scene import MARGIN, Actor, Portrait, Studio, base_affine, crop_points, draw, move_head, with_shell
+from ...heads.scene import MARGIN, Portrait, Rig, Subject, base_affine, crop_points, draw, move_head, with_shell
 from ...signals.regions import masked_frames
 from ...signals.track import FaceTrack
 from .augmentation import DriverChanges, disturb, driver_masks
@@ -31,24 +31,24 @@ class Identities:
     tracks: Sequence[FaceTrack]
 
 
-def make_pair(rng: np.random.Generator, studio: Studio, identities: Identities, config: DataConfig) -> PictureClip:
+def make_pair(rng: np.random.Generator, rig: Rig, identities: Identities, config: DataConfig) -> PictureClip:
     """One sample of config.frames frames."""
     a, b = (int(n) for n in rng.choice(len(identities.portraits), 2, replace=False))
-    target, names = _target_actor(rng, studio, identities, a, config)
+    target, names = _target_subject(rng, rig, identities, a, config)
     if config.cross_share < 1 and rng.random() >= config.cross_share:
         driver, b = target, a  # the target drives itself
     else:
-        driver = _driver_actor(rng, studio, identities.portraits[b])
-    motion = _within_reach(target, _draw_motion(rng, studio.model, identities, config.frames, config), config)
-    base = base_affine(studio)
-    shown = base if rng.random() < 0.5 else _jitter(rng, base, studio)
+        driver = _driver_subject(rng, rig, identities.portraits[b])
+    motion = _within_reach(target, _draw_motion(rng, rig.model, identities, config.frames, config), config)
+    base = base_affine(rig)
+    shown = base if rng.random() < 0.5 else _jitter(rng, base, rig)
     colours = draw_colours(rng, 0.4)
-    heads = move_head(studio, target, motion)
-    pictures = np.stack([draw(studio, target, points, shown) for points in heads])
-    sources = _draw_sources(rng, studio, identities, target, config, shown)
-    driven = move_head(studio, driver, motion)
-    place = laid_over(crop_points(studio.table.locate(heads), shown), studio.table.locate(driven))
-    driving, masks = _draw_driver(rng, studio, driver, driven, place, config.driver)
+    heads = move_head(rig, target, motion)
+    pictures = np.stack([draw(rig, target, points, shown) for points in heads])
+    sources = _draw_sources(rng, rig, identities, target, config, shown)
+    driven = move_head(rig, driver, motion)
+    place = laid_over(crop_points(rig.table.locate(heads), shown), rig.table.locate(driven))
+    driving, masks = _draw_driver(rng, rig, driver, driven, place, config.driver)
     info = {
         "provider": "rendered",
         "identities": names,
@@ -59,11 +59,11 @@ def make_pair(rng: np.random.Generator, studio: Studio, identities: Identities, 
     return mirror(clip) if rng.random() < 0.5 else clip
 
 
-def _jitter(rng: np.random.Generator, affine: np.ndarray, studio: Studio, strength: float = 1.0) -> np.ndarray:
+def _jitter(rng: np.random.Generator, affine: np.ndarray, rig: Rig, strength: float = 1.0) -> np.ndarray:
     """The affine with a small random scale about the picture's centre and a shift."""
-    zoom, middle = float(np.exp(strength * rng.normal(0, 0.03))), studio.fine / 2
+    zoom, middle = float(np.exp(strength * rng.normal(0, 0.03))), rig.fine / 2
     moved = affine * zoom
-    moved[:, 2] += middle * (1 - zoom) + strength * rng.normal(0, 0.015, 2) * studio.fine
+    moved[:, 2] += middle * (1 - zoom) + strength * rng.normal(0, 0.015, 2) * rig.fine
     return moved.astype(np.float32)
 
 
@@ -75,17 +75,17 @@ def _draw_motion(
     return invent(rng, model, frames)
 
 
-def _within_reach(actor: Actor, motion: Motion, config: DataConfig) -> Motion:
-    """The motion with its angles limited to what the actor's pictures bear."""
-    if actor.backdrop is not None:
+def _within_reach(subject: Subject, motion: Motion, config: DataConfig) -> Motion:
+    """The motion with its angles limited to what the subject's pictures bear."""
+    if subject.backdrop is not None:
         wide = config.large_pose / FAR[0]
         return limit_angles(replace(motion, angles=motion.angles * wide), FAR * wide)
-    return limit_angles(motion, NEAR, np.array([0.5 * actor.place.fit.camera.yaw, 0, 0]))
+    return limit_angles(motion, NEAR, np.array([0.5 * subject.place.fit.camera.yaw, 0, 0]))
 
 
-def _target_actor(
-    rng: np.random.Generator, studio: Studio, identities: Identities, number: int, config: DataConfig
-) -> tuple[Actor, list[str]]:
+def _target_subject(
+    rng: np.random.Generator, rig: Rig, identities: Identities, number: int, config: DataConfig
+) -> tuple[Subject, list[str]]:
     """The target's person and the names of the photos in it."""
     place = face = identities.portraits[number]
     names = [identities.media[number].name]
@@ -104,20 +104,20 @@ def _target_actor(
     if rng.random() < config.reshape_share:
         weights = weights + rng.normal(0, SHAPE_JITTER, len(weights)).astype(np.float32)
     plain = rng.random() < config.plain_share
-    backdrop = random_backdrop(rng, studio.canvas_size) if plain else None
-    return Actor(place, face, skin, studio.model.person(weights), backdrop), names
+    backdrop = random_backdrop(rng, rig.canvas_size) if plain else None
+    return Subject(place, face, skin, rig.model.person(weights), backdrop), names
 
 
-def _driver_actor(rng: np.random.Generator, studio: Studio, portrait: Portrait) -> Actor:
+def _driver_subject(rng: np.random.Generator, rig: Rig, portrait: Portrait) -> Subject:
     weights = portrait.fit.identity + rng.normal(0, SHAPE_JITTER, 100).astype(np.float32) * (rng.random() < 0.7)
-    return Actor(portrait, portrait, portrait.skin, studio.model.person(weights))
+    return Subject(portrait, portrait, portrait.skin, rig.model.person(weights))
 
 
 def _draw_sources(
     rng: np.random.Generator,
-    studio: Studio,
+    rig: Rig,
     identities: Identities,
-    actor: Actor,
+    subject: Subject,
     config: DataConfig,
     shown: np.ndarray,
 ) -> np.ndarray:
@@ -126,42 +126,42 @@ def _draw_sources(
     shown: canvas -> fine picture of the target. The sources have the same, as at inference, where the result is painted
     into the source's own square: what does not move is where it was.
     """
-    fit = actor.place.fit
-    heads = with_shell(studio, studio.model.express(actor.person, fit.expression[None]))[0]
-    untouched = actor.face is actor.place and actor.backdrop is None
-    untouched = untouched and np.allclose(actor.person, studio.model.person(fit.identity))
-    if untouched and np.array_equal(shown, base_affine(studio)):
-        pictures = [photo_crop(studio, actor.place)]
+    fit = subject.place.fit
+    heads = with_shell(rig, rig.model.express(subject.person, fit.expression[None]))[0]
+    untouched = subject.face is subject.place and subject.backdrop is None
+    untouched = untouched and np.allclose(subject.person, rig.model.person(fit.identity))
+    if untouched and np.array_equal(shown, base_affine(rig)):
+        pictures = [photo_crop(rig, subject.place)]
     else:
-        pictures = [draw(studio, actor, fit.camera.project(heads), shown)]
-    other = _within_reach(actor, _draw_motion(rng, studio.model, identities, config.frames, config), config)
+        pictures = [draw(rig, subject, fit.camera.project(heads), shown)]
+    other = _within_reach(subject, _draw_motion(rng, rig.model, identities, config.frames, config), config)
     calm = replace(other, expression=other.expression * rng.uniform(0.3, 1.0))
-    moved = move_head(studio, actor, calm)
+    moved = move_head(rig, subject, calm)
     for t in rng.choice(config.frames, config.sources - 1, replace=config.frames < config.sources - 1):
-        pictures.append(draw(studio, actor, moved[t], shown))
+        pictures.append(draw(rig, subject, moved[t], shown))
     return np.stack(pictures)
 
 
-def photo_crop(studio: Studio, portrait: Portrait) -> np.ndarray:
+def photo_crop(rig: Rig, portrait: Portrait) -> np.ndarray:
     """(size, size, 3) float32: the photo itself, cropped as at inference."""
-    edge = int(MARGIN * studio.fine)
-    inner = portrait.canvas[edge : edge + studio.fine, edge : edge + studio.fine]
-    return inner.reshape(studio.size, 2, studio.size, 2, 3).mean((1, 3))
+    edge = int(MARGIN * rig.fine)
+    inner = portrait.canvas[edge : edge + rig.fine, edge : edge + rig.fine]
+    return inner.reshape(rig.size, 2, rig.size, 2, 3).mean((1, 3))
 
 
 def _draw_driver(
     rng: np.random.Generator,
-    studio: Studio,
-    actor: Actor,
+    rig: Rig,
+    subject: Subject,
     moved: np.ndarray,
     place: np.ndarray,
     changes: DriverChanges,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masked pictures (T, size, size, 3) uint8 and masks (T, 3, size, size); `place` about as in `laid_over`."""
-    affine = _jitter(rng, place, studio, changes.affine)
-    pictures = np.stack([draw(studio, actor, points, affine) for points in moved])
-    landmarks = crop_points(studio.table.locate(moved), affine) * (studio.size / studio.fine)
-    masks = driver_masks(rng, landmarks, studio.size, changes)
+    affine = _jitter(rng, place, rig, changes.affine)
+    pictures = np.stack([draw(rig, subject, points, affine) for points in moved])
+    landmarks = crop_points(rig.table.locate(moved), affine) * (rig.size / rig.fine)
+    masks = driver_masks(rng, landmarks, rig.size, changes)
     changed = disturb(rng, draw_colours(rng, changes.colour)(pictures), landmarks, changes)
     coloured = to_bytes(lift_dark(changed, masks))
     return masked_frames(coloured, masks), masks

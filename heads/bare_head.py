@@ -10,23 +10,23 @@ from ..signals.crops import CropConfig, crop_track, face_frame, plan_crop
 from ..signals.track import BLENDSHAPES, FaceTrack
 from .model import HeadModel
 from .motion import Motion
-from .scene import Actor, Portrait, Studio, base_affine, draw, move_head
+from .scene import Portrait, Rig, Subject, base_affine, draw, move_head
 
 AT_ONCE = 16  # frames whose heads are in memory together
 
 
-def perform(studio: Studio, portrait: Portrait, driver: FaceTrack) -> Iterator[np.ndarray]:
+def perform(rig: Rig, portrait: Portrait, driver: FaceTrack) -> Iterator[np.ndarray]:
     """Squares (size, size, 3) uint8 of the portrait's own head making the driver's motion, frame by frame.
 
     Expression, angles, place and size are the driver's as tracked, without learning and without limits; what is not
     skin of the face is the photo, warped along.
     """
-    actor = Actor(portrait, portrait, portrait.skin, studio.model.person(portrait.fit.identity))
-    affine = base_affine(studio)
+    subject = Subject(portrait, portrait, portrait.skin, rig.model.person(portrait.fit.identity))
+    affine = base_affine(rig)
     for start in range(0, driver.num_frames, AT_ONCE):
         part = slice(start, start + AT_ONCE)
-        for points in move_head(studio, actor, motion_of(studio.model, driver, studio.size, studio.crop_scale, part)):
-            yield draw(studio, actor, points, affine).round().clip(0, 255).astype(np.uint8)
+        for points in move_head(rig, subject, motion_of(rig.model, driver, rig.size, rig.crop_scale, part)):
+            yield draw(rig, subject, points, affine).round().clip(0, 255).astype(np.uint8)
 
 
 def motion_of(model: HeadModel, driver: FaceTrack, size: int, crop_scale: float, part: slice = slice(None)) -> Motion:

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from svdp.heads.puppet import motion_of, perform
-from svdp.heads.scene import Studio, make_portrait
+from svdp.heads.bare_head import motion_of, perform
+from svdp.heads.scene import Rig, make_portrait
 from svdp.signals.crops import CropConfig, plan_crop
 from svdp.signals.images import load_image
 from svdp.signals.track import FaceTrack, detect_face, track_faces
 from svdp.signals.video import VideoReader
-from svdp.training.data.identities import open_studio
+from svdp.training.data.identities import open_rig
 from svdp.training.data.sources import DataConfig
 
 SIZE = 128
 
 
 @pytest.fixture(scope="module")
-def studio(shared_dir: Path) -> Studio:
+def rig(shared_dir: Path) -> Rig:
     head = str(shared_dir / "models" / "ict_light_f16.npz")
-    return open_studio(DataConfig(autoencoder="", media=(), roots={}, head_model=head, size=SIZE))
+    return open_rig(DataConfig(autoencoder="", media=(), roots={}, head_model=head, size=SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +30,24 @@ def driver(assets_dir: Path) -> FaceTrack:
 
 
 @pytest.mark.shared
-def test_motion_is_counted_from_the_crop(studio: Studio, driver: FaceTrack):
-    motion = motion_of(studio.model, driver, SIZE, studio.crop_scale)
+def test_motion_is_counted_from_the_crop(rig: Rig, driver: FaceTrack):
+    motion = motion_of(rig.model, driver, SIZE, rig.crop_scale)
     assert len(motion) == driver.num_frames
     assert np.abs(np.median(motion.shift, axis=0)).max() < 0.02  # the crop follows the usual place
     assert np.median(motion.zoom) == pytest.approx(1, abs=0.1)
     right = replace(driver, landmarks=driver.landmarks.copy())
     side = SIZE / plan_crop(driver, CropConfig(size=SIZE)).affines[0, 0, 0]
     right.landmarks[-8:, :, 0] += 0.1 * side  # a few frames, so that the crop stays
-    moved = motion_of(studio.model, right, SIZE, studio.crop_scale)
+    moved = motion_of(rig.model, right, SIZE, rig.crop_scale)
     np.testing.assert_allclose(moved.shift[-8:, 0] - motion.shift[-8:, 0], 0.1, atol=0.02)
     np.testing.assert_array_equal(moved.expression, motion.expression)
 
 
 @pytest.mark.shared
-def test_the_head_follows_the_driver(studio: Studio, driver: FaceTrack, assets_dir: Path):
+def test_the_head_follows_the_driver(rig: Rig, driver: FaceTrack, assets_dir: Path):
     photo = load_image(assets_dir / "examples" / "source.jpg")
-    portrait = make_portrait(studio, "photo", photo, detect_face(photo))
-    squares = list(perform(studio, portrait, driver))
+    portrait = make_portrait(rig, "photo", photo, detect_face(photo))
+    squares = list(perform(rig, portrait, driver))
     assert (len(squares), squares[0].shape, squares[0].dtype) == (driver.num_frames, (SIZE, SIZE, 3), np.uint8)
     found = track_faces(squares, 12.5, smoothing=None)
     assert found.present.all()
