@@ -94,11 +94,12 @@ class FewStepTrainer:
         c, share = self.config, self.share
 
         # Draw clips, some with the frames before them, or photos.
-        photos = len(self.samples.photos) >= c.photos and float(torch.rand(())) < c.photo_share
+        enough = c.inverse_pairs and len(self.samples.photos) >= c.photos
+        photos = enough and float(torch.rand(())) < c.photo_share
         history = 0 if photos or float(torch.rand(())) > 1 - sum(c.branches) else c.adapter.num_history
         frames = 1 if photos else c.frames
         store, count = (self.samples.photos, c.photos) if photos else (self.samples.clips, c.clips)
-        batch = store.draw(count, history + frames)
+        batch = store.draw(count, history + frames, rendered_only=not c.inverse_pairs)
         branch = draw_branch(c.branches, history)
         past = self._history(batch.frames(slice(history))) if history else None
         batch = batch.frames(slice(history, None))
@@ -157,16 +158,11 @@ class FewStepTrainer:
     def _conditions(self, batch: SampleBatch, past: Tensor | None) -> Conditions:
         """Signals of the batch; sometimes without the driver or without the posed source."""
         c, chance = self.config, float(torch.rand(()))
-        no_driver = chance < c.drop_driver
-        no_posed = c.drop_driver <= chance < c.drop_driver + c.drop_posed
-        driver = torch.zeros_like(batch.driving_pixels) if no_driver else batch.driving_pixels
-        return Conditions(
-            source=batch.source,
-            driving_pixels=recoloured(driver, c.grey_driver),
-            history=past,
-            posed_pixels=None if no_posed else batch.posed_pixels,
-            posed=None if no_posed else batch.posed,
-        )
+        driver = chance >= c.drop_driver
+        posed = c.adapter.posed and not c.drop_driver <= chance < c.drop_driver + c.drop_posed
+        conditions = batch.conditions(driver, posed, past)
+        assert conditions.driving_pixels is not None
+        return replace(conditions, driving_pixels=recoloured(conditions.driving_pixels, c.grey_driver))
 
     def _inputs(self, batch: SampleBatch, conditions: Conditions, branch: Branch) -> Tensor:
         """What is noised: the truth, the model's own prediction, or the posed source."""

@@ -26,6 +26,7 @@ class FewStepConfig:
     frames: int = 8  # of a clip in a batch, history aside
     photos: int = 32  # single frames in a batch of photos
     photo_share: float = 0.25
+    inverse_pairs: bool = True  # targets may be photos and real clips; else they are rendered
     lr: float = 6e-4
     muon_lr: float = 1e-2
     final_lr: float = 0.03  # share of the rates at the end
@@ -61,6 +62,8 @@ class FewStepConfig:
             raise UserError("clips, frames and photos must be at least 1")
         if len(self.levels) != len(self.level_shares) or sum(self.level_shares) > 1:
             raise UserError("level_shares needs one share for each of levels, at most 1 together")
+        if self.draft_share and not self.adapter.posed:
+            raise UserError("draft_share needs an adapter with posed = true: set it to 0")
         if sum(self.branches) > 1:
             raise UserError(f"branches are shares of u, s and d, at most 1 together, got {self.branches}")
 

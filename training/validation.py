@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from ..model.autoencoder import TinyAutoencoder
 from ..model.backends.diffusers import Denoiser
 from ..model.flow import sample_euler, sigma_schedule
-from ..model.streams import Conditions
 from .data.store import SampleBatch
 
 STEPS = (1, 2, 4)  # of sampling
@@ -40,10 +39,10 @@ def validate(
         mask = batch.driving_pixels[:, :, 3:].flatten(0, 1)
         rows = {
             "draft": batch.posed_pixels[:, :, :3].flatten(0, 1),
-            "draft_ae": _decode(autoencoder, batch.posed),
+            "draft_ae": decode(autoencoder, batch.posed),
         }
         for steps in STEPS:
-            rows[f"{steps}"] = _decode(autoencoder, sample(denoiser, batch, noise, steps))
+            rows[f"{steps}"] = decode(autoencoder, sample(denoiser, batch, noise, steps))
         for key, made in rows.items():
             for measure, value in _quality(made, truth, mask).items():
                 values.setdefault(f"{name}/{key}{measure}", []).append(value)
@@ -51,14 +50,9 @@ def validate(
     return {k: round(float(np.mean(v)), 3) for k, v in values.items()}
 
 
-def sample(denoiser: Denoiser, batch: SampleBatch, noise: Tensor, steps: int) -> Tensor:
+def sample(denoiser: Denoiser, batch: SampleBatch, noise: Tensor, steps: int, driver: bool = True) -> Tensor:
     """Clean latents (B, F, 16, h, w) in a few Euler steps from pure noise, branch d."""
-    conditions = Conditions(
-        source=batch.source,
-        driving_pixels=batch.driving_pixels,
-        posed_pixels=batch.posed_pixels,
-        posed=batch.posed,
-    )
+    conditions = batch.conditions(driver, denoiser.adapter.config.posed)
 
     def velocity(z: Tensor, sigma: float) -> Tensor:
         with autocast(z.device.type, torch.bfloat16):
@@ -68,7 +62,8 @@ def sample(denoiser: Denoiser, batch: SampleBatch, noise: Tensor, steps: int) ->
     return sample_euler(velocity, noise, sigma_schedule(steps, SHIFT))
 
 
-def _decode(autoencoder: TinyAutoencoder, latents: Tensor) -> Tensor:
+def decode(autoencoder: TinyAutoencoder, latents: Tensor) -> Tensor:
+    """Pictures (B * F, 3, H, W) in 0 to 1 of latents (B, F, 16, h, w)."""
     with autocast(latents.device.type, torch.bfloat16):
         return autoencoder.decode(latents.flatten(0, 1)).float()
 

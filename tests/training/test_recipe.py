@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -112,6 +114,24 @@ fusion = {{ source = 1.0, driving = 1.0 }}
 """
 
 
+VARIANTS = """
+[[variant]]
+name = "all"
+
+[[variant]]
+name = "again"
+
+[[variant]]
+name = "no posed source"
+draft_share = 0.0
+adapter = { posed = false, copy_gate = false }
+
+[[variant]]
+name = "rendered alone"
+inverse_pairs = false
+"""
+
+
 @pytest.fixture(scope="module")
 def script(root: Path) -> ModuleType:
     import importlib.util
@@ -157,6 +177,28 @@ def test_the_recipe_goes_from_media_to_assets(made: Path) -> None:
     assert changed and all(name.startswith("taesd_decoder") for name in changed)  # trained in the second stage
     results = json.loads((made / "evaluation" / "results.json").read_text())
     assert results["median"]
+
+
+@pytest.mark.slow
+def test_variants_are_trained_side_by_side(
+    root: Path, assets_dir: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(root / "scripts"))
+    script = importlib.import_module("train_variants")
+    shutil.copytree(made / "pack", tmp_path / "pack")
+    (tmp_path / "variants.toml").write_text(VARIANTS)
+    arguments = [made.parent / "recipe.toml", tmp_path / "variants.toml", tmp_path, "--steps", 3, "--heldout", 1]
+    arguments += ["--wait", 2, "--autoencoder", assets_dir / "vae" / "mini_autoencoder.safetensors"]
+    monkeypatch.setattr("sys.argv", ["train_variants.py", *map(str, arguments)])
+    script.main()
+    found = json.loads((tmp_path / "variants" / "variants.json").read_text())
+    samples = len(found["kinds"])
+    assert list(found["variants"]) == ["all", "again", "no posed source", "rendered alone"]
+    assert all(len(scores) == samples for v in found["variants"].values() for scores in v.values())
+    assert found["variants"]["all"] == found["variants"]["again"]  # the same weights, draws and budget
+    assert found["variants"]["all"] != found["variants"]["no posed source"] != found["variants"]["rendered alone"]
+    assert [point["step"] for point in found["curve"]] == [0, 1, 2, 3]
+    assert "| no posed source |" in (tmp_path / "variants" / "variants.md").read_text()
 
 
 @pytest.mark.slow

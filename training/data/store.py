@@ -15,6 +15,7 @@ from torch import Tensor, autocast
 
 from ...errors import UserError
 from ...model.autoencoder import FACTOR, LATENT_CHANNELS, TinyAutoencoder
+from ...model.streams import Conditions
 from .posed import PosedDataConfig, PosedSample
 from .renderers import Renderers
 
@@ -37,6 +38,16 @@ class SampleBatch:
         """The same samples with some of their frames."""
         whole = {f.name: getattr(self, f.name) for f in fields(self)}
         return SampleBatch(**{k: v if k in ("source", "real") else v[:, part] for k, v in whole.items()})
+
+    def conditions(self, driver: bool = True, posed: bool = True, history: Tensor | None = None) -> Conditions:
+        """Signals of the samples; without the driver its pixels and mask are black. History is (B, H, 16, h, w)."""
+        return Conditions(
+            source=self.source,
+            driving_pixels=self.driving_pixels if driver else torch.zeros_like(self.driving_pixels),
+            history=history,
+            posed_pixels=self.posed_pixels if posed else None,
+            posed=self.posed if posed else None,
+        )
 
 
 class Store:
@@ -93,9 +104,12 @@ class Store:
             real=self.real[rows],
         )
 
-    def draw(self, count: int, frames: int) -> SampleBatch:
+    def draw(self, count: int, frames: int, rendered_only: bool = False) -> SampleBatch:
         """`count` random samples, each with `frames` consecutive frames from a random one on."""
         rows = torch.randint(len(self), (count,), device=self.device)
+        if rendered_only:
+            rendered = (~self.real[: len(self)]).nonzero()[:, 0]
+            rows = rendered[rows % len(rendered)]
         start = torch.randint(self.num_frames - frames + 1, (count, 1), device=self.device)
         return self.batch(rows, start + torch.arange(frames, device=self.device))
 
