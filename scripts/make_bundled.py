@@ -79,6 +79,7 @@ def pack(recipe: Recipe, options: argparse.Namespace) -> bool:
     """Everything that training needs, in one folder that can be copied to another machine."""
     from svdp.heads.landmarks import BUNDLED_TABLE, TABLE
     from svdp.heads.model import BUNDLED
+    from svdp.model.autoencoder import TinyAutoencoder
     from svdp.training.data.pack import write_head, write_pack
     from svdp.training.data.sources import load_data_config
 
@@ -97,6 +98,8 @@ def pack(recipe: Recipe, options: argparse.Namespace) -> bool:
             raise UserError(f"{path} is missing: put it there, or name another file in {options.recipe} [inputs]")
         if path:
             shutil.copyfile(path, folder / name)
+    if recipe.autoencoder is None and not inputs.autoencoder:
+        TinyAutoencoder.load(inputs.teacher, inputs.teacher_decoder).save(folder / START)
     write_head(Path(inputs.head), folder / "target_head.npz", inputs.head_modes)
     roots = dict(root.split("=", 1) for root in options.root)
     counts = write_pack(load_data_config(Path(inputs.data), {"roots": roots}), folder)
@@ -214,7 +217,10 @@ def bundle(recipe: Recipe, options: argparse.Namespace) -> bool:
 
     last = len(recipe.stages)
     weights, autoencoder = options.out / f"stage{last}" / "weights", last_autoencoder(options, last)
-    for path in write(weights, autoencoder, options.out / "assets", recipe.name, recipe.sampling):
+    written = write(
+        weights, autoencoder, options.out / "assets", recipe.name, recipe.sampling, with_base=not recipe.base
+    )
+    for path in written:
         folder = options.out / "assets" / {"base": "base", "adapter": "svdp"}.get(path.stem.rpartition("_")[2], "vae")
         folder.mkdir(exist_ok=True)
         log.info("%s", path.replace(folder / path.name))
@@ -231,7 +237,8 @@ def evaluate(recipe: Recipe, options: argparse.Namespace) -> bool:
     assets = options.out / "assets"
     command = ["evaluate", recipe.pairs, "--media", str(options.media), "--out", str(options.out / "evaluation")]
     for name, folder in (("base", "base"), ("adapter", "svdp"), ("autoencoder", "vae")):
-        command += [f"--{name}", str(assets / folder / f"{recipe.name}_{name}.safetensors")]
+        own = str(assets / folder / f"{recipe.name}_{name}.safetensors")
+        command += [f"--{name}", recipe.base if name == "base" and recipe.base else own]
     with contextlib.suppress(SystemExit):  # it says itself what is wrong
         run([*command, "--overwrite"])
     return (options.out / "evaluation" / "results.json").is_file()

@@ -24,35 +24,46 @@ from .setup import ADAPTER_FILE, BASE_FILE
 
 
 def bundle(
-    run: Path, autoencoder: Path, out: Path, name: str, sampling: SamplingConfig, *, overwrite: bool = False
+    run: Path,
+    autoencoder: Path,
+    out: Path,
+    name: str,
+    sampling: SamplingConfig,
+    *,
+    overwrite: bool = False,
+    with_base: bool = True,
 ) -> list[Path]:
     """Write `<name>_base`, `<name>_adapter` and `<name>_autoencoder.safetensors` into `out`; returns their paths.
 
     `run` is a folder that training wrote weights to (`weights` or `best`). `sampling` (its seed aside) goes into the
     adapter file as `info["sampling"]`: what the command line and the nodes use unless they are told otherwise. All
-    three are read and checked first, and get their names when all are written.
+    are read and checked first, and get their names when all are written. A base that was not trained stays where it is:
+    `with_base` is off.
     Raises `UserError` if a file is missing or not what it should be, if base and adapter do not belong together, if
     `name` is no plain file name, or if a file is there already and `overwrite` is off.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UserError(f"name {shortened(name)} must be made of letters, digits, '-', '_' and '.'")
-    sources = {"base": run / BASE_FILE, "adapter": run / ADAPTER_FILE, "autoencoder": autoencoder}
+    sources = {"adapter": run / ADAPTER_FILE, "autoencoder": autoencoder}
+    if with_base:
+        sources = {"base": run / BASE_FILE, **sources}
     missing = [str(p) for p in sources.values() if not p.is_file()]
     if missing:
         raise UserError(f"nothing to bundle: {', '.join(missing)} not found; train first, or check the paths")
     targets = {part: out / f"{name}_{part}.safetensors" for part in sources}
     _check_targets(sources.values(), targets.values(), overwrite)
     file = load_adapter(sources["adapter"])
-    check_base(file.adapter.config, architecture_from_config(load_transformer(sources["base"]).config))
+    if with_base:
+        check_base(file.adapter.config, architecture_from_config(load_transformer(sources["base"]).config))
     TinyAutoencoder.load(autoencoder)
     file.info["sampling"] = _sampling_json(sampling)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".bundle-") as folder:
         parts = {part: Path(folder) / target.name for part, target in targets.items()}
-        shutil.copyfile(sources["base"], parts["base"])
-        shutil.copyfile(sources["autoencoder"], parts["autoencoder"])
+        for part in parts.keys() - {"adapter"}:
+            shutil.copyfile(sources[part], parts[part])
         save_adapter(parts["adapter"], file, _dtype_of(sources["adapter"]))
-        mode = parts["base"].stat().st_mode  # that of any file made here
+        mode = parts["autoencoder"].stat().st_mode  # that of any file made here
         for part, target in targets.items():
             parts[part].chmod(mode)
             os.replace(parts[part], target)

@@ -190,6 +190,7 @@ class TrainConfig:
     steps: int = 0
     minutes: float = 0.0
     precision: Literal["no", "bf16", "bf16-weights", "fp16"] = "bf16"  # bf16-weights: see training.bf16_copy
+    gate_steps: int = 0  # steps in which the conditions' gates open evenly; 0: they are learned, if the adapter has any
     gradient_checkpointing: bool = False
     compile: bool = False
     sharding: Literal["none", "fsdp"] = "none"  # fsdp: split weights, gradients, optimiser among processes

@@ -34,7 +34,7 @@ from .fewstep_config import FewStepConfig
 from .optim import build_optimizer, set_learning_rate
 from .picture_loss import charbonnier, edge_strength_loss, feature_loss, gradient_loss
 from .schedule import learning_rate, progress_at
-from .setup import build_posed_denoiser, export_weights
+from .setup import build_posed_denoiser, export_weights, open_gates
 from .validation import validate
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class FewStepTrainer:
         self.denoiser = build_posed_denoiser(config)
         self.discriminator = Discriminator().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         generator = nn.ModuleDict({"denoiser": self.denoiser, "decoder": autoencoder.taesd_decoder})
+        open_gates(self.denoiser.adapter, 0, config.gate_steps)  # before it is seen what is trained
         self.trained = nn.ModuleDict(
             {**generator, "discriminator": self.discriminator}
         )  # with names for the checkpoint
@@ -92,6 +93,7 @@ class FewStepTrainer:
     def step(self) -> None:
         """One update: draw a batch, noise it, predict, compare, update."""
         c, share = self.config, self.share
+        open_gates(self.denoiser.adapter, self.progress.step, c.gate_steps)
 
         # Draw clips, some with the frames before them, or photos.
         enough = c.inverse_pairs and len(self.samples.photos) >= c.photos
@@ -233,7 +235,10 @@ class FewStepTrainer:
         folder = self.out / "weights"
         with self.ema.applied():
             export_weights(
-                self.denoiser, folder, {**METADATA, **self.config.metadata, "training": training}, with_base=True
+                self.denoiser,
+                folder,
+                {**METADATA, **self.config.metadata, "training": training},
+                with_base=not self.config.base,
             )
             if self.decoder:
                 self.autoencoder.save(folder / "autoencoder.safetensors", {"modelspec.license": METADATA["license"]})

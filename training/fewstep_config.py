@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..model.config import AdapterConfig
-from .config import OptimSettings
+from .config import LoraSettings, OptimSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,10 @@ class FewStepConfig:
 
     adapter: AdapterConfig
     start: str = ""  # folder with *base and *adapter.safetensors to start from; empty: random weights
+    base: str = ""  # file or folder of a base that stays as it is, such as SD 3.5 Medium; empty: it is trained, too
+    lora: LoraSettings = field(default_factory=LoraSettings)  # deltas on that base
+    gate_steps: int = 0  # steps in which the conditions' gates open evenly; 0: they are learned, if the adapter has any
+    gradient_checkpointing: bool = False
     minutes: float = 600.0
     steps: int = 0  # 0: by time alone
     clips: int = 4  # clips in a batch
@@ -62,6 +66,8 @@ class FewStepConfig:
             raise UserError("clips, frames and photos must be at least 1")
         if len(self.levels) != len(self.level_shares) or sum(self.level_shares) > 1:
             raise UserError("level_shares needs one share for each of levels, at most 1 together")
+        if self.lora.rank and not self.base:
+            raise UserError("[lora] needs a base that stays as it is: name its file in `base`, or set rank to 0")
         if self.draft_share and not self.adapter.posed:
             raise UserError("draft_share needs an adapter with posed = true: set it to 0")
         if sum(self.branches) > 1:

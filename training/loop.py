@@ -32,7 +32,7 @@ from .loss import draw_sigmas, flow_loss, region_weight_map
 from .monitor import Monitor, conditions_of
 from .optim import build_optimizer, set_learning_rate
 from .schedule import draw_branch, learning_rate, progress_at, rng, stage_at
-from .setup import build_denoiser, describe, export_weights, load_clips
+from .setup import build_denoiser, describe, export_weights, load_clips, open_gates
 from .sharding import gather_into, gathered, shard, whole
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Trainer:
         )
         self.clips, self.heldout = load_clips(config)
         self.denoiser = build_denoiser(config)
+        open_gates(self.denoiser.adapter, 0, config.gate_steps)  # before it is seen what is trained
         self.sharded = config.sharding == "fsdp" and self.accelerator.num_processes > 1
         self.plain = deepcopy(self.denoiser) if self.sharded and self.accelerator.is_main_process else None
         self.denoiser.to(self.accelerator.device)
@@ -151,6 +152,7 @@ class Trainer:
         rate = learning_rate(optim, step, share)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
+        self._open_gates()
         if self.bf16_copy is not None:
             self.bf16_copy.take_weights()
         for micro in range(optim.accumulate):
@@ -164,6 +166,12 @@ class Trainer:
         self.ema.update()
         self.progress.step += 1
         self.monitor.after_step(whole(norm) if isinstance(norm, Tensor) else norm, rate)
+
+    def _open_gates(self) -> None:
+        """As far as the step says, in every copy of the model."""
+        for copy in (self.denoiser, self.bf16_copy and self.bf16_copy.module, self.plain):
+            if copy is not None:
+                open_gates(copy.adapter, self.progress.step, self.config.gate_steps)
 
     def draw(self, step: int, micro: int) -> tuple[ClipBatch, Branch, Tensor, Tensor]:
         """Batch, branch, noise levels (B,) and noise like the target of a micro-batch: a function of the seed and the

@@ -25,7 +25,7 @@ class Inputs:
     head_modes: int = 48  # identity modes of it that are kept
     teacher: str  # TAESD3's encoder, or a whole autoencoder in TAESD form
     teacher_decoder: str = ""  # TAESD3's decoder
-    autoencoder: str = ""  # weights that the autoencoder starts from; empty: random ones
+    autoencoder: str = ""  # weights that the autoencoder starts from; empty: random, or TAESD3 if it is not trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +60,22 @@ class Recipe:
         longest = max(stage.frames for stage in self.stages) + adapter.num_history
         if samples.frames < longest:
             raise UserError(f"[samples] frames must be at least {longest}, the longest stage's with history")
-        if self.autoencoder is None and not self.inputs.autoencoder:
-            raise UserError("without [autoencoder] a trained one is needed: set [inputs] autoencoder")
+        if self.autoencoder is None and not (self.inputs.autoencoder or self.inputs.teacher_decoder):
+            raise UserError("without [autoencoder] a trained one is needed: set autoencoder or teacher_decoder")
+
+    @property
+    def base(self) -> str:
+        """The base that stays as it is; empty if it is trained."""
+        return self.stages[-1].base
 
 
 def load_recipe(path: Path) -> Recipe:
     """Read a TOML file like configs/bundled.toml. Raises `UserError` that names a wrong setting."""
     table: dict[str, Any] = read_toml(path)
     stages = [{**stage, "adapter": table.get("adapter", {})} for stage in table.pop("stage", [])]
+    for stage in stages:
+        if isinstance(stage.get("base"), str) and stage["base"]:
+            stage["base"] = _absolute(path, stage["base"])
     inputs = {k: _absolute(path, v) if isinstance(v, str) and v else v for k, v in table.pop("inputs", {}).items()}
     if table.get("autoencoder"):
         files = {key: inputs[key] for key in ("teacher", "teacher_decoder") if key in inputs}

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -45,10 +45,8 @@ TEXT_STREAM = (
     "ff_context",
     "norm1_context",
 )
-LORA_LAYERS = (  # of every block: projections of both attentions, feed-forward
-    r".*\.attn2?\.(to_q|to_k|to_v|to_out\.0)|.*\.attn\.(add_[qkv]_proj|to_add_out)"
-    r"|.*\.ff(_context)?\.net\.(0\.proj|2)"
-)
+# Of every block: projections of both attentions, feed-forward; not the text stream, as the prompt is constant.
+LORA_LAYERS = r".*\.attn2?\.(to_q|to_k|to_v|to_out\.0)|.*\.ff\.net\.(0\.proj|2)"
 
 
 def load_clips(config: TrainConfig) -> tuple[LatentClips | ClipStream, LatentClips]:
@@ -127,32 +125,69 @@ def _start_from(path: str, wanted: AdapterConfig, transformer: nn.Module) -> Ada
 
 
 def build_posed_denoiser(config: FewStepConfig) -> Denoiser:
-    """Base and adapter of the few-step training, from random weights or the folder that `config.start` names.
+    """Base and adapter of the few-step training.
 
-    The text stream of the constant prompt is zero and not trained. Raises `UserError` if the folder does not fit.
+    A base that `config.base` names stays as it is, in bfloat16 and with LoRA if asked for. Else it is random or that of
+    `config.start`, and trained but for the text stream of the constant prompt, which is zero. Raises `UserError` if a
+    file does not fit.
     """
     torch.manual_seed(config.seed)
-    transformer = build_transformer(config.adapter.base)
-    for name, parameter in transformer.named_parameters():
-        if any(part in name for part in TEXT_STREAM):
-            nn.init.zeros_(parameter).requires_grad_(False)
+    if config.base:
+        transformer = load_transformer(config.base, torch.bfloat16).requires_grad_(False)
+        check_base(config.adapter, architecture_from_config(transformer.config))
+        if config.lora.rank:
+            add_lora(transformer, config.lora, base_is_trained=False)
+    else:
+        transformer = build_transformer(config.adapter.base)
+        for name, parameter in transformer.named_parameters():
+            if any(part in name for part in TEXT_STREAM):
+                nn.init.zeros_(parameter).requires_grad_(False)
     denoiser = Denoiser(transformer, Adapter(config.adapter))
     if config.start:
-        _load_start(denoiser, Path(config.start))
-    cast(Any, denoiser.adapter).context.requires_grad_(False)
+        _load_start(denoiser, Path(config.start), config)
+    if not config.base:
+        cast(Any, denoiser.adapter).context.requires_grad_(False)
+    denoiser.enable_gradient_checkpointing(config.gradient_checkpointing)
     return denoiser.to(config.device)
 
 
-def _load_start(denoiser: Denoiser, folder: Path) -> None:
-    found = [sorted(folder.rglob(f"*{part}.safetensors")) for part in ("base", "adapter")]
-    if not all(found):
-        raise UserError(f"{folder} holds no *base.safetensors and *adapter.safetensors to start from")
-    base, file = load_transformer(found[0][0]), load_adapter(found[1][0])
-    check_base(denoiser.adapter.config, architecture_from_config(base.config))
+def _load_start(denoiser: Denoiser, folder: Path, config: FewStepConfig) -> None:
+    wanted = ("adapter",) if config.base else ("base", "adapter")
+    found = {part: sorted(folder.rglob(f"*{part}.safetensors")) for part in wanted}
+    if not all(found.values()):
+        raise UserError(f"{folder} holds no {' and '.join(f'*{p}.safetensors' for p in wanted)} to start from")
+    path = found["adapter"][0]
+    file = load_adapter(path)
     if file.adapter.config != denoiser.adapter.config:
-        raise UserError(f"{found[1][0]} was made with other settings than this run's adapter: use the same")
-    denoiser.transformer.load_state_dict(base.state_dict())
+        raise UserError(f"{path} was made with other settings than this run's adapter: use the same")
+    if file.lora:
+        _load_lora(str(path), denoiser.transformer, file.lora)
+    if "base" in found:
+        base = load_transformer(found["base"][0])
+        check_base(denoiser.adapter.config, architecture_from_config(base.config))
+        denoiser.transformer.load_state_dict(base.state_dict())
     denoiser.adapter.load_state_dict(file.adapter.state_dict())
+
+
+@torch.no_grad()
+def open_gates(adapter: nn.Module, step: int, steps: int) -> None:
+    """Let conditions in a little more with each of the first `steps` steps; 0: the gates are learned instead.
+
+    A learned gate begins at zero and moves by about the learning rate a step: it would take thousands of steps.
+    """
+    gate = cast(Adapter, adapter).condition_gate
+    if steps and gate is not None:
+        gate.requires_grad_(False).fill_(min(1.0, step / steps))
+
+
+def without_open_gates(adapter: Adapter) -> Adapter:
+    """The same adapter without its gates if they are all open, 1: it is quicker so. Else the adapter itself."""
+    if adapter.condition_gate is None or not bool((adapter.condition_gate == 1).all()):
+        return adapter
+    weight = adapter.condition_gate
+    plain = Adapter(replace(adapter.config, gate="open"), device=weight.device, dtype=weight.dtype)
+    plain.load_state_dict({k: v for k, v in adapter.state_dict().items() if k != "condition_gate"})
+    return plain
 
 
 def add_lora(transformer: nn.Module, lora: LoraSettings, base_is_trained: bool) -> None:
@@ -207,7 +242,8 @@ def export_weights(denoiser: Denoiser, folder: Path, info: Mapping[str, Any], wi
     if with_base:
         header = {k: v if isinstance(v, str) else json.dumps(v) for k, v in info.items()}
         _replace(folder / BASE_FILE, lambda p: save_transformer(p, denoiser.transformer, header, torch.float16))
-    file = AdapterFile(denoiser.adapter, lora_deltas(denoiser.transformer), dict(info))
+    adapter = without_open_gates(cast(Adapter, denoiser.adapter))
+    file = AdapterFile(adapter, lora_deltas(denoiser.transformer), dict(info))
     _replace(folder / ADAPTER_FILE, lambda p: save_adapter(p, file))
 
 

@@ -14,8 +14,15 @@ import torch
 from svdp.errors import UserError
 from svdp.model.adapter import load_adapter
 from svdp.model.autoencoder import TinyAutoencoder
-from svdp.model.backends.diffusers import load_transformer
+from svdp.model.backends.diffusers import (
+    Denoiser,
+    build_transformer,
+    load_transformer,
+    merge_lora,
+    save_transformer,
+)
 from svdp.model.config import AdapterConfig, BaseArchitecture
+from svdp.training.config import LoraSettings
 from svdp.training.data.posed import Kind, PosedDataConfig, PosedSample
 from svdp.training.data.store import SamplePool, recoloured
 from svdp.training.fewstep import FewStepTrainer, train
@@ -129,6 +136,42 @@ def test_a_run_trains_saves_and_resumes(autoencoder: TinyAutoencoder, tmp_path: 
         train(CONFIG, autoencoder, pool(autoencoder), HELDOUT, tmp_path / "other", resume=True)
 
 
+def test_a_frozen_base_is_trained_with_lora_and_gates_that_open(autoencoder: TinyAutoencoder, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    base = tmp_path / "big.safetensors"
+    save_transformer(base, build_transformer(BASE), {}, torch.float32)
+    settings: dict = {"base": str(base), "lora": LoraSettings(rank=4), "gate_steps": 3, "gradient_checkpointing": True}
+    adapter = replace(ADAPTER, gate="learned")
+    config = replace(CONFIG, adapter=adapter, decoder_lr=0.0, branches=(0.0, 0.0, 1.0), **settings)
+    samples = pool(autoencoder)
+    samples.take(10)
+    trainer = FewStepTrainer(config, autoencoder, samples, HELDOUT, tmp_path / "run")
+    frozen = {k: p.clone() for k, p in trainer.denoiser.transformer.named_parameters() if "lora_" not in k}
+    gates = []
+    for _ in range(5):
+        trainer.step()
+        gates.append(float(trainer.denoiser.adapter.condition_gate[0]))
+    assert gates == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
+    now = dict(trainer.denoiser.transformer.named_parameters())
+    assert all(torch.equal(now[k], p) for k, p in frozen.items())
+    trainer.save()
+    assert not (tmp_path / "run" / "weights" / "base.safetensors").exists()
+    file = load_adapter(tmp_path / "run" / "weights" / "adapter.safetensors")
+    assert file.adapter.config == replace(adapter, gate="open")
+    assert file.lora and all(("add_" not in k and "context" not in k) for k in file.lora)
+    assert any(bool(v.any()) for k, v in file.lora.items() if k.endswith("B.weight"))
+
+    plain = Denoiser(load_transformer(base), file.adapter)
+    merge_lora(plain.transformer, file.lora, 1.0)
+    batch = trainer.heldout[0][1]
+    noise, ones = torch.randn_like(batch.target), torch.ones(len(batch.target))
+    conditions = batch.conditions()
+    with torch.no_grad(), trainer.ema.applied(), torch.autocast("cpu", torch.bfloat16):
+        own = trainer.denoiser(noise, ones, conditions=conditions, branch="d")
+        exported = plain(noise, ones, conditions=conditions, branch="d")
+    assert (own - exported).abs().max() < 0.05 * own.abs().max()  # float16 weights, bfloat16 base
+
+
 def test_drivers_of_other_colours_keep_black_and_mask() -> None:
     torch.manual_seed(0)
     driver = torch.rand(2, 3, 4, 8, 8)
@@ -147,6 +190,8 @@ def test_drivers_of_other_colours_keep_black_and_mask() -> None:
         ({"steps": 0, "minutes": 0.0}, "budget"),
         ({"clips": 0}, "at least 1"),
         ({"level_shares": (0.5,)}, "level_shares"),
+        ({"lora": LoraSettings(rank=4)}, "needs a base"),
+        ({"adapter": replace(ADAPTER, posed=False, copy_gate=False)}, "draft_share"),
         ({"branches": (0.5, 0.5, 0.5)}, "shares of u, s and d"),
     ],
 )
