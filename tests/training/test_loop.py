@@ -58,6 +58,21 @@ def test_resumed_equals_uninterrupted_bit_for_bit(shards: Path, tmp_path: Path, 
     assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16-weights"])
+def test_gates_open_evenly_and_are_gone_from_the_weights(shards: Path, tmp_path: Path, precision: str) -> None:
+    table = tiny_table(shards, precision=precision, gate_steps=4)
+    table["adapter"] = {**table["adapter"], "gate": "learned"}
+    trainer, gates = Trainer(parse_config(table), tmp_path / "out"), []
+    for _ in range(6):
+        trainer.train_step(0.0)
+        copy = trainer.denoiser if trainer.bf16_copy is None else trainer.bf16_copy.module
+        gates.append(copy.adapter.condition_gate.tolist())
+    depth = trainer.config.base.architecture.depth
+    assert gates == [[share] * depth for share in (0, 0.25, 0.5, 0.75, 1, 1)]
+    trainer.save()
+    assert load_adapter(tmp_path / "out" / "weights" / "adapter.safetensors").adapter.config.gate == "open"
+
+
 def test_starts_from_weights_of_an_earlier_run(shards: Path, tmp_path: Path) -> None:
     first = train(tiny(shards), tmp_path / "first").weights
     table = tiny_table(shards, start=str(first / "adapter.safetensors"))
