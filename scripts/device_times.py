@@ -3,7 +3,7 @@
     python scripts/device_times.py configs/bundled.toml --device cuda --resolution 256 512
     python scripts/device_times.py configs/sd35m-posed.toml --device cuda --preset balanced faithful
 
-Weights and pictures are random, which changes no time. A segment with history is timed after one to warm up. Following
+Weights and pictures are random, which changes no time. A segment with history is timed after two to warm up. Following
 the face, drawing the posed source and the video files are not included: they are work of the processor.
 """
 
@@ -77,7 +77,7 @@ class Parts:
 
     @torch.no_grad()
     def measure(self, side: int, config: SamplingConfig) -> Times:
-        """Times of the second of two segments."""
+        """Times of the last of three segments: the second is the first with history."""
         frames, small = self.adapter.segment_length, side // FACTOR
         pictures = torch.rand(frames, 3, side, side, device=self.device)
         latents = torch.randn(frames, LATENT_CHANNELS, small, small, device=self.device)
@@ -90,11 +90,11 @@ class Parts:
         encode = self._timed(lambda: self.autoencoder.encode(half))
         decode = self._timed(lambda: self.autoencoder.decode(latents.to(torch.bfloat16)))
         segments = SegmentConfig(length=frames, num_history=self.adapter.num_history)
-        plan = plan_segments(2 * frames, segments)
+        plan = plan_segments(3 * frames, segments)
         made = generate(
             self.denoiser, latents[0], lambda segment: signals, plan, config, device=self.device, dtype=torch.bfloat16
         )
-        next(made)
+        next(made), next(made)
         sample = self._once(lambda: next(made))
         cuda = self.device.type == "cuda"
         peak = f"{torch.cuda.max_memory_allocated(self.device) / GIB:.2f}" if cuda else "-"

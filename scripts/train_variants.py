@@ -24,20 +24,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from make_bundled import START, open_split
-from svdp.errors import UserError
-from svdp.model.autoencoder import TinyAutoencoder
-from svdp.model.checks import build
-from svdp.training.data.renderers import Renderers, draw_heldout, fit_world
-from svdp.training.data.store import SampleBatch, SamplePool, heldout_batches
-from svdp.training.fewstep import FewStepTrainer
-from svdp.training.fewstep_config import FewStepConfig
-from svdp.training.recipe import Recipe, load_recipe
-from svdp.training.tables import read_toml
-from svdp.training.validation import decode, sample
-from torch import Tensor
+if __name__ != "__mp_main__":  # processes that render need none of it
+    import numpy as np
+    import torch
+    from make_bundled import START, open_split
+    from svdp.errors import UserError
+    from svdp.model.autoencoder import TinyAutoencoder
+    from svdp.model.checks import build
+    from svdp.training.data.renderers import Renderers, draw_heldout, fit_world
+    from svdp.training.data.store import SampleBatch, SamplePool, heldout_batches
+    from svdp.training.fewstep import FewStepTrainer
+    from svdp.training.fewstep_config import FewStepConfig
+    from svdp.training.recipe import Recipe, load_recipe
+    from svdp.training.tables import read_toml
+    from svdp.training.validation import decode, sample
+    from torch import Tensor
 
 log = logging.getLogger("svdp.train_variants")
 
@@ -84,7 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("variants", type=Path, help="TOML file like configs/ablation/bundled.toml")
     parser.add_argument("out", type=Path, help="folder in which make_bundled.py wrote pack/")
     parser.add_argument("--steps", type=int, default=500, help="updates of each variant")
-    parser.add_argument("--minutes", type=float, default=1e9, help="end earlier, for all alike")
+    parser.add_argument("--minutes", type=float, default=1e9, help="of all variants together; what comes first ends")
     parser.add_argument("--device", default="cpu", help="that trains: cpu, cuda, ...")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--autoencoder", type=Path, help="weights; default: what the recipe starts from")
@@ -96,7 +97,7 @@ def parse() -> argparse.Namespace:
 def load_variants(recipe: Recipe, options: argparse.Namespace) -> dict[str, FewStepConfig]:
     """The recipe's first stage with the settings of each variant. Raises `UserError` that names a wrong one."""
     table = read_toml(options.variants)
-    stage = asdict(recipe.stages[0]) | {"device": options.device, "steps": options.steps, "minutes": 1e9}
+    stage = asdict(recipe.stages[0]) | {"device": options.device, "steps": options.steps, "minutes": options.minutes}
     found = {}
     for variant in table.get("variant", []):
         changes = {**table.get("all", {}), **variant}
@@ -112,10 +113,13 @@ def train(trainers: dict[str, FewStepTrainer], result: Result, options: argparse
     """Steps in turn, until the budget is spent; the learning curve of the first."""
     first = next(iter(trainers.values()))
     started, due = time.monotonic(), 0.0
-    while first.progress.step < options.steps and (spent := (time.monotonic() - started) / 60) < options.minutes:
-        if first.progress.step >= due:
+    while first.share < 1:
+        spent = (time.monotonic() - started) / 60
+        for trainer in trainers.values():
+            trainer.progress.seconds = 60 * spent
+        if first.share >= due:
             result.add_point(first, spent)
-            due += options.steps / CURVE
+            due += 1 / CURVE
         first.samples.take(32)
         number = first.progress.step
         for trainer in trainers.values():
@@ -151,11 +155,10 @@ class Result:
         for name, trainer in trainers.items():
             self.values["variants"][name] = {str(steps): self.measure(trainer, steps) for steps in STEPS}
 
-    @torch.no_grad()
     def measure(self, trainer: FewStepTrainer, steps: int) -> Scores:
         """Scores of the averaged weights."""
         driver, made = trainer.config.drop_driver < 1, []
-        with trainer.ema.applied():
+        with torch.no_grad(), trainer.ema.applied():
             for (_, batch), noise in zip(self.batches, self.noise, strict=True):
                 noise = noise.to(batch.target.device)
                 made.append(self._decoded(sample(trainer.denoiser, batch, noise, steps, driver)))
