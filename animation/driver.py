@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -60,11 +60,6 @@ def find_source(picture: np.ndarray, cfg: AnimateConfig) -> FaceTrack:
         return detect_face(picture, select=cfg.source_face)
     except NoFaceError as error:
         raise NoFaceError(f"source {cfg.source}: {error}") from error
-
-
-def read_source(picture: np.ndarray, cfg: AnimateConfig, rule: CropConfig) -> Source:
-    """The portrait's face, cropped. Raises NoFaceError."""
-    return cut_source(picture, find_source(picture, cfg), rule)
 
 
 def cut_source(picture: np.ndarray, track: FaceTrack, rule: CropConfig) -> Source:
@@ -158,6 +153,12 @@ class DrivingSignals:
         """The frames of the posed source from the first on, after `pose`, instead of `take`."""
         assert self._posed is not None
         return self._posed
+
+    def close(self) -> None:
+        """End both readings, wherever they are."""
+        for reading in (self._posed, self._squares):
+            if isinstance(reading, Generator):
+                reading.close()
 
     def show(self, numbers: Sequence[int]) -> Iterator[DrivingFrames]:
         """The frames of these rising numbers, counted from 0, instead of `take`. Raises UserError likewise."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,12 +12,14 @@ import numpy as np
 from ..errors import MediaError, UserError
 from ..signals.detail import transfer_detail
 from ..signals.images import encode_image
+from ..signals.track import FaceTrack
 from ..signals.video import Timing
 from .config import AnimateConfig
 from .draft import PortraitInMaking
-from .driver import DrivingSignals, Source, draft_source, follow_driver, own_size, read_source
+from .driver import DrivingSignals, Source, cut_source, draft_source, find_source, follow_driver, own_size
 from .film import Film
 from .kept import settings_of
+from .loading import ModelInLoading
 from .media import Clip, FrameKeeper, Media
 from .output import OutputFile
 from .sheet import SheetCollector
@@ -100,16 +103,19 @@ class Animation:
         return self.timing.num_frames
 
     def _by_model(self, picture: np.ndarray, reader: Clip, settings: dict[str, str]) -> tuple[SheetCollector, str]:
-        model = self._load()
+        with ModelInLoading(self.cfg, self.loaded) as loading:
+            face = find_source(picture, self.cfg)
+            track = self._follow(reader, loading.check)
+            model = self._result(loading)
         if self.cfg.moves and not model.adapter.posed:
             raise UserError("this adapter takes no posed source, so motion cannot be edited: add --draft")
-        source = read_source(picture, self.cfg, model.crop)
-        signals = self._follow(reader, source)
-        if model.adapter.posed:
-            fine = self.cfg.paste_back and self.cfg.detail > 0
-            signals.pose(source, self.cfg, max(own_size(source), model.crop.size) if fine else None)
-        self._describe(model, reader)
-        sheet = self._write(model, source, reader, signals, settings)
+        source = cut_source(picture, face, model.crop)
+        with closing(self._signals(reader, track, source)) as signals:
+            if model.adapter.posed:
+                fine = self.cfg.paste_back and self.cfg.detail > 0
+                signals.pose(source, self.cfg, max(own_size(source), model.crop.size) if fine else None)
+            self._describe(model, reader)
+            sheet = self._write(model, source, reader, signals, settings)
         return sheet, f"{model.sampling.steps} steps, seed {model.sampling.seed}"
 
     def _draft(self, picture: np.ndarray, reader: Clip, settings: dict[str, str]) -> tuple[SheetCollector, str]:
@@ -117,7 +123,7 @@ class Animation:
         with PortraitInMaking() as portrait:
             source = draft_source(picture, self.cfg)
             portrait.begin(source)
-            signals = self._follow(reader, source, portrait.check)
+            signals = self._signals(reader, self._follow(reader, portrait.check), source)
             count, begin = self._timing(reader).num_frames, self._begin
             signals.pose(source, self.cfg, portrait=portrait.result(), last=count)
         stage = self.screen.stage("drawing", count - begin, "frames")
@@ -152,17 +158,16 @@ class Animation:
         cut, target = timing.num_frames < reader.num_frames, self.output or self.kept
         return Film(target, source, timing, settings, paste=self.cfg.paste_back, sound=sound, cut_sound=cut)
 
-    def _load(self) -> Model:
-        from .pipeline import load_model, settled
-
-        if self.loaded is not None:
-            return settled(self.loaded, self.cfg)
+    def _result(self, loading: ModelInLoading) -> Model:
+        """The model; it is told if it has to be waited for."""
+        if self.loaded is not None or not loading.waiting:
+            return loading.result()
         stage = self.screen.stage("loading the model")
-        model = load_model(self.cfg)
+        model = loading.result()
         stage.done()
         return model
 
-    def _follow(self, reader: Clip, source: Source, also_check: Callable[[], None] = lambda: None) -> DrivingSignals:
+    def _follow(self, reader: Clip, also_check: Callable[[], None]) -> FaceTrack:
         """First reading of the driver; `also_check` may raise to stop."""
         declared = max(0, reader.info.declared_frames - self.cfg.start)
         stage = self.screen.stage("following the face", declared or None, "frames")
@@ -176,6 +181,9 @@ class Animation:
         stage.done()
         for problem in reader.problems:
             log.warning("%s", problem)
+        return track
+
+    def _signals(self, reader: Clip, track: FaceTrack, source: Source) -> DrivingSignals:
         self.signals = DrivingSignals(reader, track, source, self.cfg, self._begin)
         return self.signals
 

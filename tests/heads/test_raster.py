@@ -148,7 +148,7 @@ def test_samples_lie_between_pixel_centres_and_stay_in_the_picture():
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("turn", [0.0, 0.3, np.pi / 4, 1.1])
 def test_silhouettes_are_as_smooth_as_with_supersampling(device: str, turn: float):
-    """A white square on black, turned, against the share of each pixel that it covers; no pixel centre is on an edge."""
+    """A white square on black, turned, against the share of each pixel that it covers. No edge meets a pixel centre."""
     size, fine = 32, 16
     corners = np.array([[-9.3, -7], [-9.3, 7], [9.3, 7], [9.3, -7]]) @ [
         [np.cos(turn), np.sin(turn)],
