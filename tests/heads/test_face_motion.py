@@ -146,6 +146,25 @@ def test_closed_stays_closed_under_a_smile(basis, source):
         assert gaps(basis.express(rest, closed.expression)[0], pairs) < 0.2 < 0.5 < gaps(faces[0], pairs)
 
 
+@pytest.mark.parametrize(("control", "span"), [("brows", 0.051), ("jaw", 0.044)])
+def test_one_is_the_natural_span(basis, control, span):
+    """Of brows above the nose's bridge, and of the mouth's corners sideways, in distances of the eyes."""
+    own = np.zeros(len(basis.names), np.float32)
+    plain = HeadFit(np.zeros(len(basis.identity), np.float32), own, Camera(np.eye(3), 13.0, np.full(3, 380.0)), 0.0)
+    ends = joined([edit(still(basis.names), [Edit(control, offset=by)]) for by in (-0.5, 0.5)])
+    low, high = basis.express(basis.neutral, laid(basis, ends, plain).expression)
+    chosen, axis = {"brows": ([70, 105, 107, 300, 334, 336], 1), "jaw": ([61, 291], 0)}[control]
+    moved = (high - low)[chosen, axis].mean() / np.linalg.norm(basis.neutral[33] - basis.neutral[263])
+    assert moved == pytest.approx(span, rel=0.2)
+
+
+def test_offsets_stay_within_natural_weights(basis, source):
+    most = laid(basis, edit(still(basis.names), parse_edits("smile=1, brows=1, jaw=-1")), source).expression[0]
+    weight = dict(zip(basis.names, most, strict=True))
+    limits = {"mouthSmile_L": 1, "browInnerUp_L": 1.16, "browOuterUp_R": 1.16, "jawRight": 1.18}
+    assert {name: weight[name] for name in limits} == pytest.approx(limits, abs=1e-3)
+
+
 def test_relative_motion_starts_from_the_source(basis, motion, source):
     found = laid(basis, motion, source, "relative", 5)
     assert np.abs(found.shift[5]).max() < 1e-6 and found.zoom[5] == pytest.approx(1)
