@@ -17,6 +17,7 @@ from .scene import MARGIN, PIVOT
 from .solve import LIPS, MOUTH_CORNERS, FaceBasis, euler_angles, gaps, rotations, width
 
 MOST_LIDS, MOST_LIPS = 1.8, 1.2  # how far lids (1: at rest) and lips (mouth's widths) may be opened by edits
+MOST_ZOOM = 4.0  # logarithm of the size that edits may add, however often they are repeated
 FOLLOW = (0.6, 0.4)  # openings at rest by which the lids follow eyes that look wholly down and up, as in life
 
 
@@ -134,7 +135,7 @@ def _edited(basis: FaceBasis, motion: FaceMotion, own: _Face, face: _Face, sourc
         ],
         1,
     )
-    size = scaled("zoom", own.size, face.size) * np.exp(offset("zoom"))
+    size = scaled("zoom", own.size, face.size) * np.exp(np.clip(offset("zoom"), -MOST_ZOOM, MOST_ZOOM))
     return _Face(moved, lids, lips, angles, pivot, size)
 
 
