@@ -87,13 +87,15 @@ class FileInput:
 
 
 class CameraInput:
-    """A camera, read by a thread that keeps the newest frame alone. Raises MediaError if it cannot be opened."""
+    """A camera, read by a thread that keeps the newest frame alone.
 
-    def __init__(self, number: int, mirror: bool, max_frames: int | None = None) -> None:
-        self._camera = cv2.VideoCapture(number)
-        if not self._camera.isOpened():
-            self._camera.release()
-            raise MediaError(f"camera {number} cannot be opened: is it plugged in, allowed, and used by nothing else?")
+    Args:
+        camera: an open capture; it is released here.
+        mirror: turn right and left.
+    """
+
+    def __init__(self, camera: cv2.VideoCapture, mirror: bool, max_frames: int | None = None) -> None:
+        self._camera = camera
         self.fps = float(self._camera.get(cv2.CAP_PROP_FPS)) or 30.0
         self._mirror, self._max = mirror, max_frames
         self._news, self._latest, self._given = threading.Condition(), None, -1
@@ -102,12 +104,10 @@ class CameraInput:
         self._thread.start()
 
     def take(self) -> Taken | None:
-        """As LiveInput."""
+        """As LiveInput; a camera that gives nothing for CAMERA_PATIENCE has ended."""
         with self._news:
-            fresh = self._news.wait_for(
-                lambda: self._ended or (self._latest is not None and self._latest.number > self._given), CAMERA_PATIENCE
-            )
-            if not fresh or self._ended or self._latest is None:
+            self._news.wait_for(lambda: self._ended or self._fresh, CAMERA_PATIENCE)
+            if self._latest is None or not self._fresh:
                 return None
             self._given = self._latest.number
             return self._latest
@@ -117,6 +117,11 @@ class CameraInput:
         self._ended = True
         self._thread.join(CAMERA_PATIENCE)
         self._camera.release()
+
+    @property
+    def _fresh(self) -> bool:
+        """Whether the newest frame was not given yet."""
+        return self._latest is not None and self._latest.number > self._given
 
     def _read(self) -> None:
         number = 0
@@ -136,4 +141,10 @@ class CameraInput:
 
 def open_input(name: str, mirror: bool, max_frames: int | None) -> LiveInput:
     """A camera by its number, else a file. Raises MediaError."""
-    return CameraInput(int(name), mirror, max_frames) if name.isdecimal() else FileInput(Path(name), max_frames)
+    if not name.isdecimal():
+        return FileInput(Path(name), max_frames)
+    camera = cv2.VideoCapture(int(name))
+    if not camera.isOpened():
+        camera.release()
+        raise MediaError(f"camera {name} cannot be opened: is it plugged in, allowed, and used by nothing else?")
+    return CameraInput(camera, mirror, max_frames)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -36,6 +37,7 @@ from .interrupt import Interrupted, StopRequest
 from .live_input import LiveInput, Taken, open_input
 
 WINDOW = "svdp live"
+NO_WINDOW = "no window can be opened here: write to a file with -o"
 MOST_FRAMES = 400_000  # of a file: nearly four hours
 STEP, MOST = 0.1, 3.0  # by which a key changes the strength, and how strong it gets
 SAME_FACE = 0.2  # overlap from which a face is the one of the frame before
@@ -126,6 +128,8 @@ class Screen(Protocol):
 
 def run(cfg: LiveConfig) -> int:
     """Play until the input ends, a key or Ctrl-C; returns the exit code. Raises UserError."""
+    if cfg.output is None:
+        check_display()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # a core is for finding the face
     inputs = (cfg.source,) if cfg.input.isdecimal() else (cfg.source, Path(cfg.input))
     output = None
@@ -318,6 +322,12 @@ def _same(faces: list[Detection], before: Detection | None) -> Detection | None:
     return faces[0] if faces else None
 
 
+def check_display() -> None:
+    """Raise UserError where there is no display: OpenCV's windows would end the whole process, without an error."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        raise UserError(f"{NO_WINDOW}, or set DISPLAY")
+
+
 class _Window:
     """A window of OpenCV's. Raises UserError where there is no screen."""
 
@@ -325,7 +335,7 @@ class _Window:
         try:
             cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
         except cv2.error as error:
-            raise UserError("no window can be opened here: write a file with -o, or install opencv-python") from error
+            raise UserError(f"{NO_WINDOW}, or install opencv-python in place of its headless kin") from error
         self._key = ""
 
     def show(self, moved: Moved, picture: np.ndarray, line: str) -> None:

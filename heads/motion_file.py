@@ -53,7 +53,7 @@ def from_text(text: str, names: tuple[str, ...], told: str = "the motion") -> Fa
     """
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise UserError(f"{told} is not JSON ({error}): save it again with Save Motion or --save-motion") from error
     return _Reader(content, told).motion(names)
 

@@ -17,6 +17,7 @@ from .scene import MARGIN, PIVOT
 from .solve import LIPS, MOUTH_CORNERS, FaceBasis, euler_angles, gaps, rotations, width
 
 MOST_LIDS, MOST_LIPS = 1.8, 1.2  # how far lids (1: at rest) and lips (mouth's widths) may be opened by edits
+MOST_ZOOM = 4.0  # logarithm of the size that edits may add, however often they are repeated
 FOLLOW = (0.6, 0.4)  # openings at rest by which the lids follow eyes that look wholly down and up, as in life
 
 
@@ -122,7 +123,7 @@ def _edited(basis: FaceBasis, motion: FaceMotion, own: _Face, face: _Face, sourc
         if chosen:
             expression[:, chosen] = scaled(control.name, own.expression[:, chosen], expression[:, chosen])
     lids, lips = scaled("lids", own.lids, face.lids), scaled("mouth", own.lips, face.lips)
-    moved, follow_lids, follow_lips = _offset(basis, motion, expression, source)
+    moved, follow_lids, follow_lips = _offset(basis, motion, np.clip(expression, 0, 1), source)
     lids = np.where(follow_lids == 0, lids, np.clip(lids + follow_lids, 0, MOST_LIDS))
     lips = np.where(follow_lips == 0, lips, np.clip(lips + follow_lips, 0, MOST_LIPS))
     turns = [scaled(name, own.angles[:, n], face.angles[:, n]) for n, name in enumerate(("yaw", "pitch", "roll"))]
@@ -134,8 +135,8 @@ def _edited(basis: FaceBasis, motion: FaceMotion, own: _Face, face: _Face, sourc
         ],
         1,
     )
-    size = scaled("zoom", own.size, face.size) * np.exp(offset("zoom"))
-    return _Face(np.clip(moved, 0, 1), lids, lips, angles, pivot, size)
+    size = scaled("zoom", own.size, face.size) * np.exp(np.clip(offset("zoom"), -MOST_ZOOM, MOST_ZOOM))
+    return _Face(moved, lids, lips, angles, pivot, size)
 
 
 def _offset(
@@ -161,13 +162,16 @@ def _offset(
 
 
 def _push(basis: FaceBasis, control: Control, weights: np.ndarray, by: np.ndarray) -> None:
-    """Move a control's weights (T, E) in place by its offset (T,); frames without one keep them to the bit."""
+    """Move a control's weights (T, E) in place by its offset (T,); frames without one keep them to the bit.
+
+    None gets beyond a whole expression, or what a whole offset asks: faces look natural up to there.
+    """
     for more, less, amount in pairs_of(control, basis.names):
         up, down = (0.0 if n is None else weights[:, n] for n in (more, less))
         level = up - down + by * amount
         for n, value in ((more, level), (less, -level)):
             if n is not None:
-                weights[:, n] = np.where(by == 0, weights[:, n], np.clip(value, 0, 1))
+                weights[:, n] = np.where(by == 0, weights[:, n], np.clip(value, 0, max(1, amount)))
 
 
 def _gaps(basis: FaceBasis, change: np.ndarray, groups: tuple) -> np.ndarray:

@@ -146,5 +146,6 @@ def with_openings(
     normal = np.diag(spread**-2.0) + rows.T @ rows / GAP_NOISE**2
     right = (goal - expression @ rows.T) @ rows / GAP_NOISE**2
     top = np.array([MOST_BLINK if name.startswith("eyeBlink") else 1.0 for name in basis.names])
+    top = np.maximum(top, expression)  # edits may ask for more
     every = np.broadcast_to(normal, (len(expression), *normal.shape))
     return (expression + solve_within(every, right, -expression, top - expression)).astype(np.float32)

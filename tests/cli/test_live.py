@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 
+import cv2
 import numpy as np
 import pytest
-from svdp.cli.live_input import FileInput
+from svdp.cli.live_input import CameraInput, FileInput
 from svdp.cli.live_run import LiveConfig, Stage
 from svdp.errors import UserError
 from svdp.heads.face_motion import fit_motion, joined
@@ -64,6 +66,32 @@ def test_a_slow_viewer_skips_and_does_not_fall_behind(examples):
         clock.now += 0.1001  # three frames' time
     assert numbers == [0, 3, 6, 9, 12, 15, 18, 21, 23]
     assert max(late[:-1]) < 1 / 30  # the last frame stays
+
+
+def test_a_camera_gives_the_newest_frame_and_mirrors_it(examples):
+    """A file read as OpenCV reads a camera: as fast as it can."""
+    plain, turned = (CameraInput(cv2.VideoCapture(str(examples.driving)), mirror, 1) for mirror in (False, True))
+    try:
+        first, mirrored = plain.take(), turned.take()
+        assert first is not None and mirrored is not None and plain.take() is turned.take() is None
+        assert plain.fps == 30 and first.number == 0
+        np.testing.assert_array_equal(first.picture[:, ::-1], mirrored.picture)
+        seen = next(iter(VideoReader(examples.driving, max_frames=1)))
+        assert np.abs(first.picture.astype(float) - seen).mean() < 6  # red is red; decoders differ a little
+    finally:
+        plain.close()
+        turned.close()
+
+
+def test_a_camera_that_ends_has_given_its_last_frame(examples):
+    source = CameraInput(cv2.VideoCapture(str(examples.driving)), False, 20)
+    try:
+        source._thread.join(20)  # nobody looked while 20 frames came
+        last = source.take()
+        assert last is not None and last.number == 19 and source.take() is None
+    finally:
+        source.close()
+    assert not source._thread.is_alive()
 
 
 def test_a_stream_is_smoothed_as_the_first_half_of_a_clip_is():
@@ -132,6 +160,13 @@ def test_refusals(svdp, examples, tmp_path, options, said):
     code, told = svdp("live", "-s", examples.source, "-o", tmp_path / "out.mp4", "--resolution", SIZE, *options)
     assert code == 2 and said in told
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a screen")
+def test_without_a_display_it_says_what_to_do(svdp, examples, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    code, told = svdp("live", "-s", examples.source, "-i", examples.driving, "--resolution", SIZE)
+    assert code == 2 and "no window can be opened here: write to a file with -o" in told
 
 
 def test_a_held_frame_is_refused_in_settings(examples):

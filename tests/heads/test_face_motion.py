@@ -146,6 +146,25 @@ def test_closed_stays_closed_under_a_smile(basis, source):
         assert gaps(basis.express(rest, closed.expression)[0], pairs) < 0.2 < 0.5 < gaps(faces[0], pairs)
 
 
+@pytest.mark.parametrize(("control", "span"), [("brows", 0.051), ("jaw", 0.044)])
+def test_one_is_the_natural_span(basis, control, span):
+    """Of brows above the nose's bridge, and of the mouth's corners sideways, in distances of the eyes."""
+    own = np.zeros(len(basis.names), np.float32)
+    plain = HeadFit(np.zeros(len(basis.identity), np.float32), own, Camera(np.eye(3), 13.0, np.full(3, 380.0)), 0.0)
+    ends = joined([edit(still(basis.names), [Edit(control, offset=by)]) for by in (-0.5, 0.5)])
+    low, high = basis.express(basis.neutral, laid(basis, ends, plain).expression)
+    chosen, axis = {"brows": ([70, 105, 107, 300, 334, 336], 1), "jaw": ([61, 291], 0)}[control]
+    moved = (high - low)[chosen, axis].mean() / np.linalg.norm(basis.neutral[33] - basis.neutral[263])
+    assert moved == pytest.approx(span, rel=0.2)
+
+
+def test_offsets_stay_within_natural_weights(basis, source):
+    most = laid(basis, edit(still(basis.names), parse_edits("smile=1, brows=1, jaw=-1")), source).expression[0]
+    weight = dict(zip(basis.names, most, strict=True))
+    limits = {"mouthSmile_L": 1, "browInnerUp_L": 1.16, "browOuterUp_R": 1.16, "jawRight": 1.18}
+    assert {name: weight[name] for name in limits} == pytest.approx(limits, abs=1e-3)
+
+
 def test_relative_motion_starts_from_the_source(basis, motion, source):
     found = laid(basis, motion, source, "relative", 5)
     assert np.abs(found.shift[5]).max() < 1e-6 and found.zoom[5] == pytest.approx(1)
@@ -227,8 +246,10 @@ def test_a_file_is_exact(basis, motion, tmp_path):
     assert equal(from_text(to_text(still(basis.names, 2)), basis.names), still(basis.names, 2))
     rng = np.random.default_rng(1)
     numbers = (rng.standard_normal((FRAMES * 50, 3)) * 10.0 ** rng.integers(-9, 2, (FRAMES * 50, 3))).astype(np.float32)
+    numbers[:4, 0] = [-0.0, 1e-45, np.finfo(np.float32).tiny, np.nextafter(np.float32(1), np.float32(2))]
     wild = replace(still(basis.names, len(numbers)), angles=numbers.clip(-180, 180))
-    assert equal(from_text(to_text(wild), basis.names), wild)
+    again = from_text(to_text(wild), basis.names)
+    assert equal(again, wild) and np.array_equal(np.signbit(again.angles), np.signbit(wild.angles))
 
 
 @pytest.mark.parametrize(
@@ -241,6 +262,17 @@ def test_a_file_is_exact(basis, motion, tmp_path):
         (lambda c: {**c, "frames": 1e9}, "frames must be a whole number from 1 to"),
         (lambda c: {**c, "frames": True}, "frames must be a number, got True"),
         (lambda c: {**c, "fps": 0}, "fps must be above 0"),
+        (lambda c: {**c, "fps": float("inf")}, "fps must be a number, got inf"),
+        (lambda c: json.dumps(c).replace('"frames": 60', f'"frames": {"6" * 5000}'), "is not JSON"),
+        (lambda c: "", "is not JSON"),
+        (lambda c: {n: v for n, v in c.items() if n != "frames"}, "frames must be a number, got None"),
+        (
+            lambda c: {**c, "angles": {**c["angles"], "roll": [0.0] * 61}},
+            "angles roll has 61 numbers, and there are 60",
+        ),
+        (lambda c: {**c, "lips": {**c["lips"], "left": 0.5}}, "lips left has no list, and there are 60 frames"),
+        (lambda c: {**c, "place": {**c["place"], "x": [float("inf")] * 60}}, "place x holds something that is not"),
+        (lambda c: {**c, "strength": {"smile": [None] * 60}}, "strength smile holds something that is not"),
         (lambda c: {**c, "angles": {**c["angles"], "yaw": [0.0] * 59}}, "angles yaw has 59 numbers, and there are 60"),
         (lambda c: {**c, "angles": {"yaw": c["angles"]["yaw"]}}, "angles lacks pitch, roll"),
         (lambda c: {**c, "lids": {**c["lids"], "left": [float("nan")] * 60}}, "lids left holds something that is not"),
@@ -257,6 +289,20 @@ def test_bad_files_are_refused_in_one_line(basis, motion, change, said):
     with pytest.raises(UserError, match="the motion") as refused:
         from_text(made if isinstance(made, str) else json.dumps(made), basis.names)
     assert said in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) < 600
+
+
+def test_files_that_cannot_be_read_are_one_line(basis, tmp_path):
+    (tmp_path / "latin.json").write_bytes(b'{"format": "\xe9"}')
+    for name, said in (("latin.json", "is not JSON"), ("gone.json", "check the path"), (".", "check the path")):
+        with pytest.raises(UserError, match=said) as refused:
+            load_motion(tmp_path / name, basis.names)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_zoom_beyond_all_measure_is_still_a_head(basis, source):
+    content = json.loads(to_text(still(basis.names))) | {"offset": {"zoom": [90.0]}}
+    found = laid(basis, from_text(json.dumps(content), basis.names), source)
+    assert np.isfinite(found.zoom).all() and found.zoom[0] == pytest.approx(np.exp(4))
 
 
 @pytest.mark.parametrize(

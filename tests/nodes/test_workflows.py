@@ -126,6 +126,20 @@ def test_links_are_those_of_the_twin(path, workflow):
         assert inputs == asked, f"{kind} {number}"
 
 
+def test_the_head_of_workflow_5_has_the_eyes_of_the_second_driver():
+    """What the posed head does and what the pixels show must be of the same driver, region by region."""
+    drawn = flat(read(ROOT / "workflows" / "5-eyes-and-mouth-of-two-drivers.json"))
+
+    def crop_of(motion: Socket) -> Socket:
+        return drawn[motion[0]][1]["driver_track"]
+
+    (pose,) = (inputs for kind, inputs in drawn.values() if kind == "SVDPPosePortrait")
+    mix = drawn[pose["driver_motion"][0]][1]
+    (composite,) = (inputs for kind, inputs in drawn.values() if kind == "ImageCompositeMasked")
+    first, second = (drawn[composite[name][0]][1]["track"] for name in ("destination", "source"))
+    assert (crop_of(mix["head"]), crop_of(mix["eyes"])) == (first, second) and "mouth" not in mix
+
+
 def test_links_through_subgraphs_are_followed():
     inner = {"id": "box", "links": [{"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 5, "target_slot": 0},
                                     {"id": 2, "origin_id": 5, "origin_slot": 1, "target_id": -20, "target_slot": 0}],
