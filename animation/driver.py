@@ -122,23 +122,13 @@ class DrivingSignals:
         self._reader, self._first = reader, first
         self._squares = self._read(range(first, track.num_frames), first)
 
-    def pose(
-        self,
-        source: Source,
-        cfg: AnimateConfig,
-        size: int | None = None,
-        portrait: PosedPortrait | None = None,
-        last: int | None = None,
-    ) -> None:
-        """From now on `take` also gives the source posed by its 3D head, drawn at `size`. Raises NoFaceError.
+    def pose(self, source: Source, cfg: AnimateConfig, portrait: PosedPortrait, last: int | None = None) -> None:
+        """From now on `take` also gives the source posed by its 3D head, the portrait, as large as that is drawn.
 
-        portrait: the head, if it is made already. last: the frame before which posing ends; None: all.
+        last: the frame before which posing ends; None: all.
         """
         from ..heads.face_motion import fit_motion
-        from ..heads.pose import PosedPortrait
 
-        size = size or source.rule.size
-        portrait = portrait or PosedPortrait(source.picture, source.track, size, source.rule.scale)
         landmarks = crop_landmarks(self._track.landmarks, self.crop.affines)
         own = fit_motion(portrait.basis, landmarks, self._track.blendshapes, source.rule.size, self._fps)
         wanted = min(self.num_frames, cfg.max_frames or self.num_frames)

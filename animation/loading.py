@@ -1,13 +1,18 @@
-"""The model, read while the driver is followed; the video is the same as if one came after the other."""
+"""The model and the portrait's head, made while the driver is followed; the video is as if one came after the other."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..signals.track import FaceTrack
 from .config import AnimateConfig
+from .driver import Source, cut_source, own_size
 
 if TYPE_CHECKING:
+    from ..heads.pose import PosedPortrait
     from .pipeline import LoadedModel, Model
 
 
@@ -18,28 +23,53 @@ class ModelInLoading:
     """
 
     def __init__(self, cfg: AnimateConfig, loaded: LoadedModel | None) -> None:
+        self._cfg = cfg
         self._pool = ThreadPoolExecutor(1)
-        self._ready: Future[Model] = self._pool.submit(_load, cfg, loaded)
+        self._model: Future[Model] = self._pool.submit(_load, cfg, loaded)
+        self._head: Future[tuple[Source, PosedPortrait | None]] | None = None
+
+    def begin(self, picture: np.ndarray, face: FaceTrack) -> None:
+        """Cut the portrait as the model wants it, and fit its head if the model takes a posed source."""
+        self._head = self._pool.submit(self._fit, picture, face)
 
     @property
     def waiting(self) -> bool:
-        """Whether `result` would wait."""
-        return not self._ready.done()
+        """Whether `model` would wait."""
+        return not self._model.done()
 
     def check(self) -> None:
         """Raise its error as soon as it is known."""
-        if not self.waiting:
-            self._ready.result()
+        for made in (self._model, self._head):
+            if made is not None and made.done():
+                made.result()
 
-    def result(self) -> Model:
+    def model(self) -> Model:
         """The model. Raises UserError if a file is missing or damaged, or if the settings do not fit it."""
-        return self._ready.result()
+        return self._model.result()
+
+    def head(self) -> tuple[Source, PosedPortrait | None]:
+        """The portrait and its head, after `begin`. Raises NoFaceError for a profile."""
+        assert self._head is not None
+        return self._head.result()
 
     def __enter__(self) -> ModelInLoading:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _fit(self, picture: np.ndarray, face: FaceTrack) -> tuple[Source, PosedPortrait | None]:
+        from ..heads.pose import PosedPortrait
+        from ..heads.threads import single_thread
+
+        model, cfg = self._model.result(), self._cfg
+        source = cut_source(picture, face, model.crop)
+        if not model.adapter.posed:
+            return source, None
+        fine = cfg.paste_back and cfg.detail > 0
+        size = max(own_size(source), model.crop.size) if fine else model.crop.size
+        with single_thread():
+            return source, PosedPortrait(picture, face, size, model.crop.scale)
 
 
 def _load(cfg: AnimateConfig, loaded: LoadedModel | None) -> Model:

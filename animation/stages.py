@@ -16,7 +16,7 @@ from ..signals.track import FaceTrack
 from ..signals.video import Timing
 from .config import AnimateConfig
 from .draft import PortraitInMaking
-from .driver import DrivingSignals, Source, cut_source, draft_source, find_source, follow_driver, own_size
+from .driver import DrivingSignals, Source, draft_source, find_source, follow_driver
 from .film import Film
 from .kept import settings_of
 from .loading import ModelInLoading
@@ -104,16 +104,15 @@ class Animation:
 
     def _by_model(self, picture: np.ndarray, reader: Clip, settings: dict[str, str]) -> tuple[SheetCollector, str]:
         with ModelInLoading(self.cfg, self.loaded) as loading:
-            face = find_source(picture, self.cfg)
+            loading.begin(picture, find_source(picture, self.cfg))
             track = self._follow(reader, loading.check)
             model = self._result(loading)
-        if self.cfg.moves and not model.adapter.posed:
-            raise UserError("this adapter takes no posed source, so motion cannot be edited: add --draft")
-        source = cut_source(picture, face, model.crop)
+            if self.cfg.moves and not model.adapter.posed:
+                raise UserError("this adapter takes no posed source, so motion cannot be edited: add --draft")
+            source, head = loading.head()
         with closing(self._signals(reader, track, source)) as signals:
-            if model.adapter.posed:
-                fine = self.cfg.paste_back and self.cfg.detail > 0
-                signals.pose(source, self.cfg, max(own_size(source), model.crop.size) if fine else None)
+            if head is not None:
+                signals.pose(source, self.cfg, head)
             self._describe(model, reader)
             sheet = self._write(model, source, reader, signals, settings)
         return sheet, f"{model.sampling.steps} steps, seed {model.sampling.seed}"
@@ -125,7 +124,7 @@ class Animation:
             portrait.begin(source)
             signals = self._signals(reader, self._follow(reader, portrait.check), source)
             count, begin = self._timing(reader).num_frames, self._begin
-            signals.pose(source, self.cfg, portrait=portrait.result(), last=count)
+            signals.pose(source, self.cfg, portrait.result(), last=count)
         stage = self.screen.stage("drawing", count - begin, "frames")
         with self._writing(source, reader, settings) as film:
             for number, posed in enumerate(signals.posed(), begin):
@@ -161,9 +160,9 @@ class Animation:
     def _result(self, loading: ModelInLoading) -> Model:
         """The model; it is told if it has to be waited for."""
         if self.loaded is not None or not loading.waiting:
-            return loading.result()
+            return loading.model()
         stage = self.screen.stage("loading the model")
-        model = loading.result()
+        model = loading.model()
         stage.done()
         return model
 

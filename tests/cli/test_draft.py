@@ -33,12 +33,16 @@ def source(cfg):
     return draft_source(load_image(cfg.source), cfg)
 
 
+def head_of(source):
+    return pose.PosedPortrait(source.picture, source.track, source.rule.size, source.rule.scale)
+
+
 def test_frames_drawn_in_threads_are_those_drawn_one_by_one(cfg, source, monkeypatch):
     reader = VideoReader(cfg.driving, max_frames=FRAMES)
     with PortraitInMaking() as making:
         making.begin(source)
         signals = DrivingSignals(reader, follow_driver(reader, cfg, lambda _: None), source, cfg)
-        signals.pose(source, cfg, portrait=making.result())
+        signals.pose(source, cfg, making.result())
     drawn = [frame.picture for frame in signals.posed()]
     assert len(drawn) == FRAMES
 
@@ -49,7 +53,7 @@ def test_frames_drawn_in_threads_are_those_drawn_one_by_one(cfg, source, monkeyp
 
     monkeypatch.setattr(pose.PosedPortrait, "_draw", alone)
     monkeypatch.setattr(pose, "in_order", map)
-    signals.pose(source, cfg)
+    signals.pose(source, cfg, head_of(source))
     affine, changes = source.crop.affines[0], []
     paste = Paster(source.picture, affine, source.rule.size)
     for square, frame in zip(drawn, signals.posed(), strict=True):
@@ -66,10 +70,11 @@ def test_some_frames_are_those_of_the_whole_to_the_bit(cfg, source, first, last)
     reader = VideoReader(cfg.driving, max_frames=FRAMES)
     track = follow_driver(reader, cfg, lambda _: None)
     signals = DrivingSignals(reader, track, source, cfg)
-    signals.pose(source, cfg)
+    head = head_of(source)
+    signals.pose(source, cfg, head)
     whole = list(signals.posed())
     part = DrivingSignals(reader, track, source, cfg, first)
-    part.pose(source, cfg, last=last)
+    part.pose(source, cfg, head, last=last)
     some = list(part.posed())
     assert len(some) == last - first
     for made, expected in zip(some, whole[first:], strict=False):

@@ -28,6 +28,7 @@ from svdp.training.data.store import SamplePool, recoloured
 from svdp.training.fewstep import FewStepTrainer, train
 from svdp.training.fewstep_config import FewStepConfig
 from svdp.training.setup import build_posed_denoiser
+from torch import autocast
 from torch.nn.utils import parameters_to_vector
 
 SIZE, FRAMES = 32, 4
@@ -166,7 +167,7 @@ def test_a_frozen_base_is_trained_with_lora_and_gates_that_open(autoencoder: Tin
     batch = trainer.heldout[0][1]
     noise, ones = torch.randn_like(batch.target), torch.ones(len(batch.target))
     conditions = batch.conditions()
-    with torch.no_grad(), trainer.ema.applied(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), trainer.ema.applied(), autocast("cpu", torch.bfloat16):
         own = trainer.denoiser(noise, ones, conditions=conditions, branch="d")
         exported = plain(noise, ones, conditions=conditions, branch="d")
     assert (own - exported).abs().max() < 0.05 * own.abs().max()  # float16 weights, bfloat16 base
