@@ -139,11 +139,14 @@ class DrivingSignals:
 
         portrait: the head, if it is made already. last: the frame before which posing ends; None: all.
         """
+        from ..heads.doubts import look_for_doubts, warn
         from ..heads.face_motion import fit_motion
         from ..heads.pose import PosedPortrait
 
         size = size or source.rule.size
-        portrait = portrait or PosedPortrait(source.picture, source.track, size, source.rule.scale)
+        if portrait is None:
+            portrait = PosedPortrait(source.picture, source.track, size, source.rule.scale)
+            warn(look_for_doubts(source.picture, source.track, portrait.subject.place.fit))
         landmarks = crop_landmarks(self._track.landmarks, self.crop.affines)
         own = fit_motion(portrait.basis, landmarks, self._track.blendshapes, source.rule.size, self._fps)
         wanted = min(self.num_frames, cfg.max_frames or self.num_frames)

@@ -1,8 +1,12 @@
 """A portrait on the bundled head: posed by its own face it is itself, posed by a clip it follows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from svdp.errors import NoFaceError
+from svdp.heads import pose
+from svdp.heads.fit import rotation_matrix
 from svdp.heads.pose import PosedPortrait
 from svdp.signals.crops import CropConfig, crop_frame, crop_landmarks, plan_crop
 from svdp.signals.images import load_image
@@ -49,7 +53,14 @@ def test_a_profile_is_refused(portrait):
     turn = np.radians(60)
     turned = face.matrices.copy()
     turned[0, :3, :3] = [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
-    from dataclasses import replace
-
     with pytest.raises(NoFaceError, match="turned by 60 degrees"):
         PosedPortrait(picture, replace(face, matrices=turned), SIZE, SCALE)
+
+
+def test_the_fit_refuses_what_the_detector_takes_for_less(portrait, monkeypatch):
+    picture, face, posed = portrait
+    fit = posed.subject.place.fit
+    camera = replace(fit.camera, rotation=rotation_matrix(50, 0, 0))
+    monkeypatch.setattr(pose, "fit_face", lambda *_: replace(fit, camera=camera))
+    with pytest.raises(NoFaceError, match="turned by 50 degrees"):
+        PosedPortrait(picture, face, SIZE, SCALE)
