@@ -8,6 +8,7 @@ from svdp.errors import NoFaceError
 from svdp.heads import pose
 from svdp.heads.fit import rotation_matrix
 from svdp.heads.pose import PosedPortrait
+from svdp.heads.scene import shell_seen
 from svdp.signals.crops import CropConfig, crop_frame, crop_landmarks, plan_crop
 from svdp.signals.images import load_image
 from svdp.signals.track import detect_face, track_faces
@@ -64,3 +65,16 @@ def test_the_fit_refuses_what_the_detector_takes_for_less(portrait, monkeypatch)
     monkeypatch.setattr(pose, "fit_face", lambda *_: replace(fit, camera=camera))
     with pytest.raises(NoFaceError, match="turned by 50 degrees"):
         PosedPortrait(picture, face, SIZE, SCALE)
+
+
+def test_hair_that_the_photo_hides_is_not_carried_along(portrait):
+    """Of a half profile the shell's far side; all of it is seen from the front, and up to ten degrees off."""
+    _, _, posed = portrait
+    camera, across = posed.subject.place.fit.camera, posed.rig.parts.shell[:, 0]
+    for yaw in (-10, 0, 10):
+        assert (shell_seen(posed.rig, replace(camera, rotation=rotation_matrix(yaw, 0, 0))) == 1).all()
+    for yaw in (-30, 30):
+        seen = shell_seen(posed.rig, replace(camera, rotation=rotation_matrix(yaw, 0, 0)))
+        outer = np.abs(across) > 9
+        far = outer & (np.sign(across) == np.sign(yaw))
+        assert seen[far].mean() < 0.1 and (seen[outer & ~far] == 1).all()
