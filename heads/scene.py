@@ -32,7 +32,7 @@ from .warp import displacement_field, fill, move_photo
 SUPERSAMPLING = 2
 MARGIN = 0.25
 FACE_INNER = 0.5  # opacity from which on skin cannot be seen beside the drawn face
-BORDER_SEEN = (0.0, 0.3)  # trust from which on the border is there, and whole
+BORDER_SEEN = (0.0, 0.5)  # trust, spread over the mesh, from which on the border is there, and whole
 BORDER_INNER = (0.6, 0.95)  # opacity from which on skin is no longer border, and not at all
 MASK_STEP = 4  # canvas pixels a pixel of the face's mask
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
@@ -293,7 +293,7 @@ def border_opacity(parts: Anatomy, skin: Skin) -> np.ndarray:
 
     There it would be a ghost of filled colours before the background, which a turned head uncovers.
     """
-    seen = np.clip((skin.trust - BORDER_SEEN[0]) / (BORDER_SEEN[1] - BORDER_SEEN[0]), 0, 1)
+    seen = np.clip((skin.border - BORDER_SEEN[0]) / (BORDER_SEEN[1] - BORDER_SEEN[0]), 0, 1)
     inner = np.clip((parts.opacity - BORDER_INNER[0]) / (BORDER_INNER[1] - BORDER_INNER[0]), 0, 1)
     return parts.opacity * np.maximum(seen, inner)
 
