@@ -170,7 +170,7 @@ def _tell_of_others(faces: list[Detection]) -> None:
         row = sorted(faces, key=lambda face: face.box[[0, 2]].sum())
         log.warning(
             "the picture shows %d faces, of which the largest is taken, number %d from the left, counted from 0: "
-            "choose by left, right or number (--source-face, or Face Track)",
+            "choose another by --source-face (in ComfyUI: source_face, or face of Face Track)",
             len(faces), next(n for n, face in enumerate(row) if face is faces[0]),
         )  # fmt: skip
 
