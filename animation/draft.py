@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -11,8 +10,6 @@ from .driver import Source
 
 if TYPE_CHECKING:
     from ..heads.pose import PosedPortrait
-
-log = logging.getLogger(__name__)
 
 
 class PortraitInMaking:
@@ -24,12 +21,10 @@ class PortraitInMaking:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._ready = self._pool.submit(import_module, "..heads.pose", __package__)
-        self._made: Future[PosedPortrait] | None = None
-        self._source: Source | None = None
+        self._made: Future[tuple[PosedPortrait, list[str]]] | None = None
 
     def begin(self, source: Source) -> None:
         """Make the head of this portrait."""
-        self._source = source
         self._made = self._pool.submit(self._make, source)
 
     def check(self) -> None:
@@ -39,12 +34,11 @@ class PortraitInMaking:
 
     def result(self) -> PosedPortrait:
         """The head, once it is made, with a warning of all that is doubtful about it. Raises NoFaceError."""
-        assert self._made is not None and self._source is not None
-        from ..heads.doubts import find_doubts
+        assert self._made is not None
+        from ..heads.doubts import warn
 
-        head = self._made.result()
-        for doubt in find_doubts(self._source.track, head.subject.place.fit):
-            log.warning("the portrait may not work well: %s", doubt)
+        head, doubts = self._made.result()
+        warn(doubts)
         return head
 
     def __enter__(self) -> PortraitInMaking:
@@ -54,9 +48,11 @@ class PortraitInMaking:
         self._pool.shutdown()
 
     @staticmethod
-    def _make(source: Source) -> PosedPortrait:
+    def _make(source: Source) -> tuple[PosedPortrait, list[str]]:
+        from ..heads.doubts import look_for_doubts
         from ..heads.pose import PosedPortrait
         from ..heads.threads import single_thread
 
         with single_thread():
-            return PosedPortrait(source.picture, source.track, source.rule.size, source.rule.scale)
+            head = PosedPortrait(source.picture, source.track, source.rule.size, source.rule.scale)
+            return head, look_for_doubts(source.picture, source.track, head.subject.place.fit)

@@ -26,7 +26,7 @@ class ModelInLoading:
         self._cfg = cfg
         self._pool = ThreadPoolExecutor(1)
         self._model: Future[Model] = self._pool.submit(_load, cfg, loaded)
-        self._head: Future[tuple[Source, PosedPortrait | None]] | None = None
+        self._head: Future[tuple[Source, PosedPortrait | None, list[str]]] | None = None
 
     def begin(self, picture: np.ndarray, face: FaceTrack) -> None:
         """Cut the portrait as the model wants it, and fit its head if the model takes a posed source."""
@@ -48,9 +48,14 @@ class ModelInLoading:
         return self._model.result()
 
     def head(self) -> tuple[Source, PosedPortrait | None]:
-        """The portrait and its head, after `begin`. Raises NoFaceError for a profile."""
+        """The portrait and its head, after `begin`, with a warning of all that is doubtful. Raises NoFaceError."""
         assert self._head is not None
-        return self._head.result()
+        source, head, doubts = self._head.result()
+        if doubts:
+            from ..heads.doubts import warn
+
+            warn(doubts)
+        return source, head
 
     def __enter__(self) -> ModelInLoading:
         return self
@@ -58,18 +63,20 @@ class ModelInLoading:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _fit(self, picture: np.ndarray, face: FaceTrack) -> tuple[Source, PosedPortrait | None]:
+    def _fit(self, picture: np.ndarray, face: FaceTrack) -> tuple[Source, PosedPortrait | None, list[str]]:
+        from ..heads.doubts import look_for_doubts
         from ..heads.pose import PosedPortrait
         from ..heads.threads import single_thread
 
         model, cfg = self._model.result(), self._cfg
         source = cut_source(picture, face, model.crop)
         if not model.adapter.posed:
-            return source, None
+            return source, None, []
         fine = cfg.paste_back and cfg.detail > 0
         size = max(own_size(source), model.crop.size) if fine else model.crop.size
         with single_thread():
-            return source, PosedPortrait(picture, face, size, model.crop.scale)
+            head = PosedPortrait(picture, face, size, model.crop.scale)
+            return source, head, look_for_doubts(picture, face, head.subject.place.fit)
 
 
 def _load(cfg: AnimateConfig, loaded: LoadedModel | None) -> Model:

@@ -17,6 +17,7 @@ from ..animation.moves import check_motion_output
 from ..animation.output import ENDINGS, OutputFile, same_file, settling
 from ..errors import NoFaceError, UserError
 from ..heads.controls import parse_edits
+from ..heads.doubts import look_for_doubts, warn
 from ..heads.face_motion import FaceMotion, fit_length, loop, mix, retime, reverse, smooth, still
 from ..heads.face_motion import edit as edited
 from ..heads.motion_file import load_motion, save_motion
@@ -139,6 +140,7 @@ class _Drawing:
         rule = CropConfig(size=cfg.resolution or own, scale=scale)
         self._picture, self._affine = picture, plan_crop(face, rule).affines[0]
         self._head = PosedPortrait(picture, face, rule.size, scale)
+        warn(look_for_doubts(picture, face, self._head.subject.place.fit))
         self._cfg = cfg
         self.moves = gather(cfg, self._head.basis.names)
         if cfg.motion == "relative" and cfg.reference >= len(self.moves):

@@ -25,6 +25,7 @@ from ..animation.driver import DRAFT_SCALE
 from ..animation.output import OutputFile, settling
 from ..errors import NoFaceError, UserError
 from ..heads.controls import parse_edits
+from ..heads.doubts import look_for_doubts, warn
 from ..heads.face_motion import FaceMotion, edit, joined, still
 from ..heads.live import LiveDriver, with_strength
 from ..heads.pose import PosedPortrait
@@ -171,7 +172,9 @@ def _portrait(cfg: LiveConfig) -> PosedPortrait:
         face = detect_face(picture, select=cfg.source_face)
     except NoFaceError as error:
         raise NoFaceError(f"source {cfg.source}: {error}") from error
-    return PosedPortrait(picture, face, cfg.size, cfg.crop_scale or DRAFT_SCALE)
+    head = PosedPortrait(picture, face, cfg.size, cfg.crop_scale or DRAFT_SCALE)
+    warn(look_for_doubts(picture, face, head.subject.place.fit))
+    return head
 
 
 class Stage:

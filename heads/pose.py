@@ -66,15 +66,11 @@ class PosedPortrait:
     """
 
     def __init__(self, picture: np.ndarray, face: FaceTrack, size: int, crop_scale: float) -> None:
-        yaw = float(face.euler[0, 0])
-        if abs(yaw) > MOST_TURNED:
-            raise NoFaceError(
-                f"the portrait is turned by {abs(yaw):.0f} degrees, and at most {MOST_TURNED:.0f} work: "
-                "use a picture in which both eyes are seen"
-            )
+        check_turn(abs(float(face.euler[0, 0])))
         self.rig, self.basis = open_rig(size, crop_scale)
         first = make_portrait(self.rig, "portrait", picture, face)
         fit = fit_face(self.basis, first.landmarks, face.blendshapes[0])
+        check_turn(abs(fit.camera.yaw))  # the detector sees but 5 sixths of it
         portrait: Portrait = restore_portrait(self.rig, "portrait", first.canvas, first.landmarks, fit, first.frame)
         self.subject = Subject(portrait, portrait, portrait.skin, self.rig.model.person(fit.identity))
 
@@ -132,6 +128,15 @@ class PosedPortrait:
     def _draw(self, motion: Motion, affine: np.ndarray) -> list[PosedFrame]:
         drawn = draw_frames(self.rig, self.subject, move_head(self.rig, self.subject, motion), affine)
         return [PosedFrame(_to_uint8(picture), _to_uint8(255 * known)) for picture, known in drawn]
+
+
+def check_turn(yaw: float) -> None:
+    """Raises NoFaceError if a portrait is turned by too many degrees."""
+    if yaw > MOST_TURNED:
+        raise NoFaceError(
+            f"the portrait is turned by {yaw:.0f} degrees, and at most {MOST_TURNED:.0f} work: "
+            "use a picture in which both eyes are seen"
+        )
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

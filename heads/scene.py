@@ -26,13 +26,13 @@ from .motion import Motion
 from .raster import SKIN, normals_of, vertex_normals, z_buffer
 from .shading import Look, colour, sample
 from .silhouettes import Mesh, make_mesh, smooth, soften
-from .texture import EYE_OUTLINES, LEFT_EYE, MOUTH_REGION, RIGHT_EYE, Anatomy, Skin, take_skin
+from .texture import EYE_OUTLINES, HEAD_CENTRE, HEAD_RADII, LEFT_EYE, MOUTH_REGION, RIGHT_EYE, Anatomy, Skin, take_skin
 from .warp import displacement_field, fill, move_photo
 
 SUPERSAMPLING = 2
 MARGIN = 0.25
 FACE_INNER = 0.5  # opacity from which on skin cannot be seen beside the drawn face
-BORDER_SEEN = (0.0, 0.3)  # trust from which on the border is there, and whole
+BORDER_SEEN = (0.0, 0.5)  # trust, spread over the mesh, from which on the border is there, and whole
 BORDER_INNER = (0.6, 0.95)  # opacity from which on skin is no longer border, and not at all
 MASK_STEP = 4  # canvas pixels a pixel of the face's mask
 PIVOT = np.array([0.0, -6.0, 0.0], np.float32)  # about where a head turns, head space
@@ -44,6 +44,7 @@ WATCHED = {  # landmarks of a region, and how far they change in centimetres: no
 LIP_PAIRS = np.array([[82, 87], [13, 14], [312, 317]])  # upper and lower
 LIPS_OPEN = (0.0, 0.6)  # centimetres between the lips: too few for light to fall in, enough
 TURN_KEPT = (10.0, 25.0)  # degrees by which the head may turn before eyes and mouth no longer look as in the photo
+SHELL_SEEN = (-0.28, -0.12)  # part of a normal towards the viewer: the photo does not show the shell there, and does
 FIELD_SPACING = 8.0  # canvas pixels between the nodes of the warp, or more, so that there are at most
 MOST_NODES = 96  # steps a side
 
@@ -292,7 +293,7 @@ def border_opacity(parts: Anatomy, skin: Skin) -> np.ndarray:
 
     There it would be a ghost of filled colours before the background, which a turned head uncovers.
     """
-    seen = np.clip((skin.trust - BORDER_SEEN[0]) / (BORDER_SEEN[1] - BORDER_SEEN[0]), 0, 1)
+    seen = np.clip((skin.border - BORDER_SEEN[0]) / (BORDER_SEEN[1] - BORDER_SEEN[0]), 0, 1)
     inner = np.clip((parts.opacity - BORDER_INNER[0]) / (BORDER_INNER[1] - BORDER_INNER[0]), 0, 1)
     return parts.opacity * np.maximum(seen, inner)
 
@@ -308,11 +309,24 @@ def warp_fields(rig: Rig, subject: Subject, points: np.ndarray, device: torch.de
     trust = torch.ones(len(points), points.shape[1], device=device)
     own = _on(device, place.skin.trust * rig.parts.anchors)
     ends = _on(device, points)
+    trust[:, count:] = _on(device, shell_seen(rig, place.fit.camera))
     for weights, end in zip(trust, ends, strict=True):
         normals = normals_of(end, rig.anchored.to(device))
         weights[:count] = own * ((normals[:count, 2] - 0.1) / 0.3).clamp(0, 1)
     start, screening = _on(device, place.points[:, :2]), _on(device, _screening(steps + 1, spacing, place))
     return displacement_field(start, ends[..., :2], trust, spacing, screening)
+
+
+def shell_seen(rig: Rig, view: Camera) -> np.ndarray:
+    """(K,) float32 in 0..1: how far points of the hair's shell are on the side of the head that a photo shows.
+
+    Hair on the far side of a half profile was hidden: carried along, it would open a gap beside the face that nothing
+    in the photo fills.
+    """
+    outward = (rig.parts.shell - HEAD_CENTRE) / HEAD_RADII**2
+    facing = (outward / np.linalg.norm(outward, axis=1, keepdims=True)) @ view.rotation[2]
+    low, high = SHELL_SEEN
+    return np.clip((facing - low) / (high - low), 0, 1).astype(np.float32)
 
 
 def _surroundings(rig: Rig, subject: Subject, warp: Tensor | None, affine: np.ndarray, alpha: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ FILL_ROUNDS = 120
 LASHES = 0.65  # brightness of the lids' edges, if the photo does not show them, relative to skin
 LID_TINT = 0.85  # of the colour around the eye in lids that the photo does not show
 SOFT_FOLD = (0.3, 8)  # how much of itself a vertex keeps while that share is spread, and in how many rounds
+SOFT_TRUST = (0.3, 6)  # the same for trust at the face's border
 LID_DARKEST = 0.75
 FOLDED = (1.2, 1.9)  # how many times an edge is longer with eyes closed: not folded before, wholly folded
 AROUND_EYE = 3.6  # centimetres from an eye's centre, in which skin tells the colour of its lids
@@ -201,6 +202,7 @@ class Skin:
     photo_xy: np.ndarray  # (V, 2) where a vertex lies in the photo; eyeballs aim at the irises seen there
     colours: np.ndarray  # (V, 3) filled colours
     palette: np.ndarray  # (3, 3) sclera, iris, pupil
+    border: np.ndarray  # (V,) trust spread over the mesh: how far the face's soft border is there, without steps
 
 
 def take_skin(
@@ -254,7 +256,15 @@ def take_skin(
     _paint_mouth(model, parts, colours, tint, float(np.clip(start.mean() / 165, 0.35, 1.05)))
     enamel = np.clip((seen[teeth].mean(1) / tint.mean() - 0.5) / 0.25, 0, 1)
     trust[teeth] = visible[teeth] * inside[teeth] * enamel * np.clip(3 * in_mouth[teeth] - 2, 0, 1)
-    return Skin(trust.astype(np.float32), still_trust, aimed[:, :2].copy(), colours, palette)
+    trust = trust.astype(np.float32)
+    return Skin(trust, still_trust, aimed[:, :2].copy(), colours, palette, _spread(trust, parts.edges))
+
+
+def _spread(trust: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(V,) trust that falls over some edges from where there is much of it to where there is none."""
+    own, rounds = SOFT_TRUST
+    rows = np.repeat(trust[:, None], 3, 1)
+    return fill_colours(rows, np.full(len(trust), own, np.float32), edges, rounds)[:, 0].copy()
 
 
 def _tint_lids(model: HeadModel, parts: Anatomy, colours: np.ndarray, seen: np.ndarray, trust: np.ndarray) -> None:

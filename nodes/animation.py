@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..heads.doubts import look_for_doubts, warn
 from ..heads.pose import PosedFrame, PosedPortrait
 from ..model.backends.comfy import LoadedAdapter, apply_adapter, own_fusion
 from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
@@ -149,6 +150,7 @@ class _Run:
     def _pose(self, track: FaceTrack, crop: Crop) -> Iterator[PosedFrame]:
         """The portrait's head over the driver's face in every frame."""
         portrait = PosedPortrait(self.picture, self.source, self.rule.size, self.rule.scale)
+        warn(look_for_doubts(self.picture, self.source, portrait.subject.place.fit))
         return portrait.pose(crop_landmarks(track.landmarks, crop.affines), track.blendshapes, self._motion)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from hashlib import sha256
 from math import ceil
@@ -12,15 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..heads.doubts import find_doubts
+from ..heads.doubts import look_for_doubts, warn
 from ..heads.face_motion import FaceMotion
 from ..heads.pose import PosedFrame, PosedPortrait
 from ..signals.crops import Crop, CropConfig, crop_track, plan_crop, zoom_of
 from ..signals.track import FaceTrack, detect_face
 from .faces import LANDMARKS_FPS, as_track, find_track
 from .media import Progress, to_image, to_mask, to_uint8
-
-log = logging.getLogger(__name__)
 
 Motion = Literal["absolute", "relative"]
 SIDE_STEP, SIDES = 16, (128, 1024)  # sides of the portrait's own square, pixels: multiples of, and from - to
@@ -97,8 +94,7 @@ def pose_head(portrait: Tensor, face: Any, size: int, scale: float) -> PosedPort
     if head is None:
         there = detect_face(picture) if found is None else found
         head = PosedPortrait(picture, there, size or own_side(there, scale), scale)
-        for doubt in find_doubts(there, head.subject.place.fit):
-            log.warning("the portrait may not work well: %s", doubt)
+        warn(look_for_doubts(picture, there, head.subject.place.fit))
     _KEPT[key] = head
     while len(_KEPT) > KEPT:
         del _KEPT[next(iter(_KEPT))]

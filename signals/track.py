@@ -17,6 +17,7 @@ __all__ = ["BLENDSHAPES", "Detection", "FaceDetector", "FaceTrack", "MediaPipeDe
 __all__ += ["describe_track", "detect_face", "frame_ranges", "link_faces", "track_faces"]
 
 DEFAULT_SMOOTHING = OneEuro()
+RIVAL = 0.1  # of the area of the largest face, from which on another may have been meant
 SMALL_FACE = 24  # pixels between the outer eye corners
 
 log = logging.getLogger(__name__)
@@ -157,7 +158,21 @@ def detect_face(image: np.ndarray, *, select: str = "largest") -> FaceTrack:
         faces = detector.detect(image)
     if not faces:
         raise NoFaceError(f"no face found in the picture of {size[1]}x{size[0]} pixels; {REMEDY}")
+    if select == "largest":
+        _tell_of_others(faces)
     return _assemble(follow_face([faces], select), size)
+
+
+def _tell_of_others(faces: list[Detection]) -> None:
+    """Say which of several faces, largest first, is taken, if nobody chose one."""
+    rivals = [face for face in faces if face.area > RIVAL * faces[0].area]
+    if len(rivals) > 1:
+        row = sorted(faces, key=lambda face: face.box[[0, 2]].sum())
+        log.warning(
+            "the picture shows %d faces, of which the largest is taken, number %d from the left, counted from 0: "
+            "choose another by --source-face (in ComfyUI: source_face, or face of Face Track)",
+            len(faces), next(n for n, face in enumerate(row) if face is faces[0]),
+        )  # fmt: skip
 
 
 def frame_ranges(numbers: list[int]) -> str:

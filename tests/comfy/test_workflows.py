@@ -158,7 +158,7 @@ def test_comfy_clis_validator_accepts_the_twin(server, name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_to_the_end(server, name):
-    frames = 18 if name in ("1-first-try", "7-evaluate") else FRAMES
+    frames = 18 if name in ("1-first-try", "7-evaluate", "12-draft-and-video-upscaler") else FRAMES
     if name in NEEDS_DOWNLOADS:  # valid, but the stand-in has no autoencoder to run it with
         history = server.run(prompt_of(name, steps=1))
         failed = [text for kind, text in history["status"]["messages"] if kind == "execution_error"]

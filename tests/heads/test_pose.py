@@ -1,9 +1,14 @@
 """A portrait on the bundled head: posed by its own face it is itself, posed by a clip it follows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from svdp.errors import NoFaceError
+from svdp.heads import pose
+from svdp.heads.fit import rotation_matrix
 from svdp.heads.pose import PosedPortrait
+from svdp.heads.scene import shell_seen
 from svdp.signals.crops import CropConfig, crop_frame, crop_landmarks, plan_crop
 from svdp.signals.images import load_image
 from svdp.signals.track import detect_face, track_faces
@@ -49,7 +54,27 @@ def test_a_profile_is_refused(portrait):
     turn = np.radians(60)
     turned = face.matrices.copy()
     turned[0, :3, :3] = [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
-    from dataclasses import replace
-
     with pytest.raises(NoFaceError, match="turned by 60 degrees"):
         PosedPortrait(picture, replace(face, matrices=turned), SIZE, SCALE)
+
+
+def test_the_fit_refuses_what_the_detector_takes_for_less(portrait, monkeypatch):
+    picture, face, posed = portrait
+    fit = posed.subject.place.fit
+    camera = replace(fit.camera, rotation=rotation_matrix(50, 0, 0))
+    monkeypatch.setattr(pose, "fit_face", lambda *_: replace(fit, camera=camera))
+    with pytest.raises(NoFaceError, match="turned by 50 degrees"):
+        PosedPortrait(picture, face, SIZE, SCALE)
+
+
+def test_hair_that_the_photo_hides_is_not_carried_along(portrait):
+    """Of a half profile the shell's far side; all of it is seen from the front, and up to ten degrees off."""
+    _, _, posed = portrait
+    camera, across = posed.subject.place.fit.camera, posed.rig.parts.shell[:, 0]
+    for yaw in (-10, 0, 10):
+        assert (shell_seen(posed.rig, replace(camera, rotation=rotation_matrix(yaw, 0, 0))) == 1).all()
+    for yaw in (-30, 30):
+        seen = shell_seen(posed.rig, replace(camera, rotation=rotation_matrix(yaw, 0, 0)))
+        outer = np.abs(across) > 9
+        far = outer & (np.sign(across) == np.sign(yaw))
+        assert seen[far].mean() < 0.1 and (seen[outer & ~far] == 1).all()

@@ -13,6 +13,7 @@ FILES = sorted((ROOT / "workflows").glob("*.json"))
 SNAPSHOT = ROOT / "tests" / "comfy" / "object_info.json"
 CONTROL = "control_after_generate"  # a widget of the front end alone
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+BYPASSED = 4  # mode of a node
 Socket = tuple[str, int]  # number of a node, and which of its outputs
 
 
@@ -21,7 +22,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_there_are_some():
-    assert len(FILES) == 11
+    assert len(FILES) == 12
 
 
 @pytest.fixture(params=FILES, ids=lambda p: p.stem)
@@ -51,7 +52,10 @@ def ours(workflow: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def flat(workflow: dict[str, Any]) -> dict[str, tuple[str, dict[str, Socket]]]:
-    """Type and connected inputs of every node by number, subgraphs resolved: a node in one is `box:number`."""
+    """Type and connected inputs of every node by number, subgraphs resolved: a node in one is `box:number`.
+
+    A bypassed node is left out: each of its outputs is its first input of the same type.
+    """
     boxes, found, outputs = subgraphs(workflow), dict[str, tuple[str, dict[str, Socket]]](), dict[Socket, Socket]()
 
     def walk(graph: dict[str, Any], prefix: str, entries: list[Socket | None]) -> list[Socket | None]:
@@ -69,7 +73,12 @@ def flat(workflow: dict[str, Any]) -> dict[str, tuple[str, dict[str, Socket]]]:
             number = f"{prefix}{node['id']}"
             drawn = {i["name"]: None if i.get("link") is None else origin(by_id[i["link"]])
                      for i in node.get("inputs", [])}  # fmt: skip
-            if node["type"] in boxes:
+            if node.get("mode") == BYPASSED:
+                for slot, output in enumerate(node.get("outputs", [])):
+                    same = [i["name"] for i in node["inputs"] if i["type"] == output["type"] and i.get("link")]
+                    if same and (through := drawn[same[0]]) is not None:
+                        outputs[number, slot] = through
+            elif node["type"] in boxes:
                 given = walk(boxes[node["type"]], f"{number}:", list(drawn.values()))
                 outputs.update({(number, slot): socket for slot, socket in enumerate(given) if socket is not None})
             elif not node["type"].endswith("Note"):
@@ -149,6 +158,18 @@ def test_links_through_subgraphs_are_followed():
                        {"id": 2, "type": "box", "order": 1, "inputs": [{"name": "in", "link": 1}]},
                        {"id": 3, "type": "C", "order": 2, "inputs": [{"name": "c", "link": 2}]}]}  # fmt: skip
     assert flat(whole) == {"1": ("A", {}), "2:5": ("B", {"b": ("1", 0)}), "3": ("C", {"c": ("2:5", 1)})}
+
+
+def test_bypassed_nodes_are_passed_by():
+    output = {"type": "X"}
+    whole = {"links": [[1, 1, 0, 2, 1, "X"], [2, 2, 0, 3, 0, "X"]],
+             "nodes": [{"id": 1, "type": "A", "order": 0, "outputs": [output]},
+                       {"id": 2, "type": "B", "order": 1, "mode": BYPASSED, "outputs": [output],
+                        "inputs": [{"name": "z", "type": "Z", "link": None},
+                                   {"name": "b", "type": "X", "link": 1}]},
+                       {"id": 3, "type": "C", "order": 2,
+                        "inputs": [{"name": "c", "type": "X", "link": 2}]}]}  # fmt: skip
+    assert flat(whole) == {"1": ("A", {}), "3": ("C", {"c": ("1", 0)})}
 
 
 def test_models_that_are_not_bundled_have_a_link(workflow):

@@ -12,6 +12,7 @@ from svdp.errors import NoFaceError, UserError
 from svdp.signals.crops import CropConfig, crop_frame, crop_track, plan_crop
 from svdp.signals.detector import Landmarker
 from svdp.signals.finder import MediaPipeDetector
+from svdp.signals.images import load_image
 from svdp.signals.regions import RegionConfig, region_masks
 from svdp.signals.search import detect_at, search_tiles, tile_corners
 from svdp.signals.track import detect_face, track_faces
@@ -192,3 +193,21 @@ def test_hard_clips_of_the_development_data(shared_dir: Path, read_clip):
     left, right = (track_faces(read_clip(two, 40), 25.0, select=side) for side in ("left", "right"))
     assert (left.boxes[:, 2] < right.boxes[:, 2]).all()
     assert min(left.present.mean(), right.present.mean()) > 0.9
+
+
+def test_of_two_faces_it_is_said_which_is_taken_and_another_can_be_chosen(assets_dir, caplog):
+    pictures = [load_image(assets_dir / "examples" / name) for name in ("source.jpg", "source2.jpg")]
+    large, small = (cv2.resize(picture, (side, side)) for picture, side in zip(pictures, (512, 400), strict=True))
+    both = np.hstack([np.pad(small, ((0, 112), (0, 0), (0, 0))), large])
+    taken = detect_face(both)
+    assert "shows 2 faces" in caplog.text and "number 1 from the left" in caplog.text
+    caplog.clear()
+    left, right = (detect_face(both, select=select) for select in ("left", "1"))
+    assert caplog.text == ""
+    assert left.boxes[0, 2] < 400 < right.boxes[0, 0]
+    np.testing.assert_array_equal(taken.boxes, right.boxes)
+
+
+def test_of_one_face_nothing_is_said(assets_dir, caplog):
+    detect_face(load_image(assets_dir / "examples" / "source.jpg"))
+    assert caplog.text == ""
