@@ -29,7 +29,7 @@ from ..heads.live import LiveDriver, with_strength
 from ..heads.pose import PosedPortrait
 from ..signals.detector import Detection, overlap
 from ..signals.images import load_image
-from ..signals.track import MediaPipeDetector, detect_face, link_faces
+from ..signals.track import FaceFinder, detect_face, link_faces
 from ..signals.video import Timing, VideoWriter
 from .app import console, print_path
 from .interrupt import Interrupted, StopRequest
@@ -278,10 +278,10 @@ class _Watcher:
             self._work.result()
 
     def _run(self) -> None:
-        with MediaPipeDetector("video") as detector:
+        with FaceFinder("video") as detector:
             self._watch(detector)
 
-    def _watch(self, detector: MediaPipeDetector) -> None:
+    def _watch(self, detector: FaceFinder) -> None:
         before, last = None, 0.0
         while not self._end.is_set():
             taken = self._source.take()

@@ -30,6 +30,7 @@ from ..model.config import FusionConfig, SamplingConfig, by_preset
 from ..model.flow import sigma_schedule
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop, zoom_of
 from ..signals.hold import held_squares
+from ..signals.landmarker import choose_runner
 from ..signals.motion import align_motion
 from ..signals.paste import Paster
 from ..signals.regions import REGIONS, RegionConfig, masked_frames, region_masks
@@ -221,7 +222,7 @@ class _DraftRun(_Run):
         sheet, began = Sheet(cropped, track.num_frames), time.perf_counter()
         film = self._write(self._pose(track, crop), crop, sheet)
         told = f"draft: {track.num_frames} frames, squares of {size} pixels, {time.perf_counter() - began:.1f} s"
-        return Result(film.path, sheet.picture(), f"{describe_track(track)}\n{told}", film.images, film.mask)
+        return Result(film.path, sheet.picture(), f"{_described(track)}\n{told}", film.images, film.mask)
 
     def _write(self, posed: Iterator[PosedFrame], crop: Crop, sheet: Sheet) -> _Film:
         step = self.progress.stage("write", len(crop.affines))
@@ -249,7 +250,7 @@ class _ModelRun(_Run):
         found = self._sample(signals)
         sheet = rows.copy()
         film = self._write(found.latents, sheet)
-        return Result(film.path, sheet.picture(), f"{describe_track(track)}\n{found.text()}", film.images, film.mask)
+        return Result(film.path, sheet.picture(), f"{_described(track)}\n{found.text()}", film.images, film.mask)
 
     @property
     def _signals_key(self) -> Any:
@@ -354,6 +355,10 @@ class Noise_RandomNoise:  # named like ComfyUI's own: then noise is a function o
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+
+
+def _described(track: FaceTrack) -> str:
+    return f"{describe_track(track)}\n{choose_runner().name}"
 
 
 def _parts(frames: Iterator[np.ndarray], total: int) -> Iterator[tuple[slice, list[np.ndarray]]]:

@@ -25,7 +25,7 @@ from svdp.heads.face_motion import FaceMotion, edit, fit_motion, joined, still
 from svdp.heads.pose import PosedPortrait, open_rig
 from svdp.signals.crops import CropConfig, crop_track, face_frame, plan_crop
 from svdp.signals.images import load_image
-from svdp.signals.track import BLENDSHAPES, FaceTrack, MediaPipeDetector, detect_face, link_faces, track_faces
+from svdp.signals.track import BLENDSHAPES, FaceFinder, FaceTrack, detect_face, link_faces, track_faces
 from svdp.signals.video import VideoReader
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
@@ -159,7 +159,7 @@ def effects(path: Path, spans: Spans, size: int) -> dict[str, dict[str, float]]:
         wide, start = ask(name, spans), FROM.get(name, -0.5)
         both += [Edit(name, offset=wide * start), Edit(name, offset=wide * (start + 1))]
     moves = joined([edit(still(head.basis.names), [change]) for change in both])
-    with MediaPipeDetector("image") as detector:
+    with FaceFinder("image") as detector:
         found = [detector.detect(frame.picture) for frame in head.perform(moves)]
     table = {}
     for n, name in enumerate(NAMES):
