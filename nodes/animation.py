@@ -14,14 +14,13 @@ from typing import Any, Literal
 
 import comfy.model_management
 import comfy.samplers
-import latent_preview
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..heads.pose import PosedFrame, PosedPortrait
-from ..model.backends.comfy import LoadedAdapter, apply_adapter, own_fusion
+from ..model.backends.comfy import LoadedAdapter, apply_adapter, check_model, own_fusion
 from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
 from ..model.backends.comfy_sampling import VideoLatents, sample_video, segment_plan
 from ..model.backends.comfy_signals import encode_signals, encode_source, joined
@@ -40,6 +39,7 @@ from .bundled import Model, bundled_adapter, bundled_model
 from .clips import Clip
 from .kept import KEPT
 from .media import temporary_file, to_image, to_mask, to_uint8
+from .previews import find_previewer, preview_of
 from .progress import Sheet, StageBar, Stages, ahead
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ def complete_model(model: Any, adapter: LoadedAdapter | None, vae: Any) -> Model
     if missing:
         raise UserError(f"connect {' and '.join(missing)} too: model, adapter and vae belong together")
     assert adapter is not None
+    check_model(model, adapter.config)  # now, and not when a long clip has been tracked
     return Model(model, adapter, vae)
 
 
@@ -319,7 +320,7 @@ class _ModelRun(_Run):
         return KEPT.get("latents", decides, make)
 
     def _on_step(self, applied: Any) -> Callable[[int, Tensor, Tensor, int], None]:
-        previewer = latent_preview.get_previewer(applied.load_device, applied.model.latent_format)
+        previewer = find_previewer(applied)
 
         def on_step(done: int, x0: Tensor, x: Tensor, total: int) -> None:
             preview = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
@@ -333,6 +334,7 @@ class _ModelRun(_Run):
             for start in range(0, len(latents), PART):
                 decoded = to_uint8(self.model.vae.decode(latents[start : start + PART]))
                 sheet.add("result", start, decoded)
+                self.progress.show("write", start / len(latents), preview_of(decoded[0]))
                 for frame in decoded:
                     step()
                     film.write(frame[None])
