@@ -40,11 +40,11 @@ from .clips import Clip
 from .kept import KEPT
 from .media import temporary_file, to_image, to_mask, to_uint8
 from .previews import find_previewer, preview_of
-from .progress import Sheet, StageBar, Stages, ahead
+from .progress import Sheet, StageBar, Stages, ahead, cancellable
 
 log = logging.getLogger(__name__)
 
-PART = 32  # frames encoded, decoded and written together
+PART = 8  # frames encoded, decoded and written together: also how soon Cancel takes effect
 STAGES = (("track", 15), ("encode", 20), ("sample", 55), ("write", 10))  # share of the progress bar, in percent
 DRAFT_STAGES = (("track", 30), ("write", 70))
 DRAFT_STEP, DRAFT_SIDES = 16, (128, 1024)  # sides of a draft's square, pixels: multiples of, and from - to
@@ -132,7 +132,10 @@ class _Run:
     def __init__(self, picture: np.ndarray, driving: Clip, wishes: Wishes, stages: Stages) -> None:
         self.picture, self.wishes, self.driving = picture, wishes, driving
         self.progress = StageBar(stages)
-        self.source = KEPT.get("source", self._source_key, lambda: detect_face(picture, select=wishes.source_face))
+        self.source = KEPT.get("source", self._source_key, lambda: cancellable(self._find_source))
+
+    def _find_source(self) -> FaceTrack:
+        return detect_face(self.picture, select=self.wishes.source_face)
 
     @property
     def _source_key(self) -> Any:
@@ -149,9 +152,9 @@ class _Run:
         return crop_frame(self.picture, self.place.affines[0], size)
 
     def _pose(self, track: FaceTrack, crop: Crop) -> Iterator[PosedFrame]:
-        """The portrait's head over the driver's face in every frame."""
+        """The portrait's head over the driver's face in every frame; nothing is done before the first is asked for."""
         portrait = PosedPortrait(self.picture, self.source, self.rule.size, self.rule.scale)
-        return portrait.pose(crop_landmarks(track.landmarks, crop.affines), track.blendshapes, self._motion)
+        yield from portrait.pose(crop_landmarks(track.landmarks, crop.affines), track.blendshapes, self._motion)
 
     @property
     def _motion(self) -> Literal["absolute", "relative"]:
@@ -228,7 +231,7 @@ class _DraftRun(_Run):
     def _write(self, posed: Iterator[PosedFrame], crop: Crop, sheet: Sheet) -> _Film:
         step = self.progress.stage("write", len(crop.affines))
         with _Film(self) as film:
-            for number, (frame, made) in enumerate(zip(self.driving, posed, strict=True)):
+            for number, (frame, made) in enumerate(zip(self.driving, ahead(posed), strict=True)):
                 step()
                 film.write(made.picture[None])
                 sheet.add("driver", number, crop_frame(frame, crop.affines[number], crop.size)[None])

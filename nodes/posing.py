@@ -19,6 +19,7 @@ from ..signals.crops import Crop, CropConfig, crop_track, plan_crop, zoom_of
 from ..signals.track import FaceTrack, detect_face
 from .faces import LANDMARKS_FPS, as_track, find_track
 from .media import Progress, to_image, to_mask, to_uint8
+from .progress import ahead, cancellable
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ def pose_head(portrait: Tensor, face: Any, size: int, scale: float) -> PosedPort
     key = (sha256(picture.tobytes() + named).hexdigest(), picture.shape, size, scale)
     head = _KEPT.pop(key, None)
     if head is None:
-        there = detect_face(picture) if found is None else found
-        head = PosedPortrait(picture, there, size or own_side(there, scale), scale)
+        there = cancellable(lambda: detect_face(picture)) if found is None else found
+        head = cancellable(lambda: PosedPortrait(picture, there, size or own_side(there, scale), scale))
         for doubt in find_doubts(there, head.subject.place.fit):
             log.warning("the portrait may not work well: %s", doubt)
     _KEPT[key] = head
@@ -114,7 +115,7 @@ def own_side(face: FaceTrack, scale: float) -> int:
 def _drawn(frames: Iterator[PosedFrame], count: int, size: int) -> tuple[Tensor, Tensor]:
     pictures, known = torch.empty(count, size, size, 3), torch.empty(count, size, size)
     step = Progress(count)
-    for t, frame in enumerate(frames):
+    for t, frame in enumerate(ahead(frames)):
         step()
         pictures[t], known[t] = to_image(frame.picture[None])[0], to_mask(frame.known)
     return pictures, known
