@@ -14,7 +14,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
 
-import cv2
 import numpy as np
 import torch
 from rich.markup import escape
@@ -29,6 +28,7 @@ from ..heads.live import LiveDriver, with_strength
 from ..heads.pose import PosedPortrait
 from ..signals.detector import Detection, overlap
 from ..signals.images import load_image
+from ..signals.opencv import cv2
 from ..signals.track import FaceFinder, detect_face, link_faces
 from ..signals.video import Timing, VideoWriter
 from .app import console, print_path
