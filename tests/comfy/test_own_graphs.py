@@ -48,6 +48,7 @@ def test_a_video_of_one_and_of_two_frames(media, count, mode):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_video_of_200_frames(media):
     """The bundled clip forth and back: frames that the driver repeats are repeated, nothing drifts off."""
     portrait, driving = media

@@ -39,12 +39,13 @@ def choose(monkeypatch, name: str) -> None:
 def test_previews_are_pictures_and_the_last_is_of_the_result(media, shown, monkeypatch):
     choose(monkeypatch, "Auto")
     images = animate(*media, max_frames=9)[1]  # two segments
-    assert len(shown) == 2 * 2 + 1, "every step of both segments, and the finished frames"
+    assert len(shown) == 2 * 2 + 2, "every step of both segments, and every part of the finished frames"
     side = images.shape[1]
     assert {(kind, picture.size) for kind, picture, _ in shown} == {("JPEG", (side, side))}
-    gaps = [np.abs(np.asarray(p) / 255 - images[0].numpy()).mean() for _, p, _ in shown]
-    assert gaps[-1] < 1e-6 and gaps[1] < 0.01, "the last step of the first segment shows its first frame"
-    assert gaps[3] > 0.01, "the second segment begins with another frame"
+    first, last = ([np.abs(np.asarray(p) / 255 - images[t].numpy()).mean() for _, p, _ in shown] for t in (0, 8))
+    assert first[1] < 0.01 and last[3] < 0.01, "the last step of each segment shows its first frame"
+    assert first[4] < 1e-6 and last[5] < 1e-6, "the node is left with finished frames"
+    assert first[3] > 0.01 and last[1] > 0.01, "the segments begin with frames that differ"
 
 
 def test_no_previews_where_they_are_off_and_coarse_ones_where_those_are_chosen(media, shown, monkeypatch):
