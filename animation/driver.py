@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from ..errors import NoFaceError, UserError
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop
 from ..signals.hold import first_needed, numbered_squares
 from ..signals.motion import align_motion
+from ..signals.opencv import cv2
 from ..signals.regions import RegionConfig, masked_frames, region_masks
 from ..signals.track import FaceTrack, detect_face, track_faces
 from .config import AnimateConfig

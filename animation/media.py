@@ -8,11 +8,11 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-import cv2
 import numpy as np
 
 from ..errors import MediaError
 from ..signals.images import load_image
+from ..signals.opencv import cv2
 from ..signals.video import Timing, VideoInfo, VideoReader
 from .config import AnimateConfig
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from ..errors import MediaError
+from ..signals.opencv import cv2
 from ..signals.video import VideoReader
 
 CAMERA_PATIENCE = 5.0  # seconds to wait for a camera's next frame

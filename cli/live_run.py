@@ -15,7 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
 
-import cv2
 import numpy as np
 import torch
 from rich.markup import escape
@@ -31,7 +30,8 @@ from ..heads.live import LiveDriver, with_strength
 from ..heads.pose import PosedPortrait
 from ..signals.detector import Detection, overlap
 from ..signals.images import load_image
-from ..signals.track import MediaPipeDetector, detect_face, link_faces
+from ..signals.opencv import cv2
+from ..signals.track import FaceFinder, detect_face, link_faces
 from ..signals.video import Timing, VideoWriter
 from .app import console, print_path
 from .interrupt import Interrupted, StopRequest
@@ -285,10 +285,10 @@ class _Watcher:
             self._work.result()
 
     def _run(self) -> None:
-        with MediaPipeDetector("video") as detector:
+        with FaceFinder("video") as detector:
             self._watch(detector)
 
-    def _watch(self, detector: MediaPipeDetector) -> None:
+    def _watch(self, detector: FaceFinder) -> None:
         before, last = None, 0.0
         while not self._end.is_set():
             taken = self._source.take()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
+
+from ..signals.opencv import cv2
 
 MOST_PSNR = 100.0  # dB, for equal pictures: means over frames stay finite
 _WINDOW, _SIGMA = 11, 1.5  # of SSIM, in pixels

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
+from ..signals.opencv import cv2
 from .bootstrap import DRAWS
 from .score import Score
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
+
+from ..signals.opencv import cv2
 
 FINE, COARSE = 1.0, 2.5  # pixels: blurs at which gradients are compared
 EDGES = 0.06  # share of the pixels that are taken for edges: those of the steepest coarse gradient

@@ -6,8 +6,9 @@ of the first picture is found in the second.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
+
+from ..signals.opencv import cv2
 
 # Farnebäck's method with the settings of TecoGAN's published metric, so that numbers can be compared.
 _PYRAMID, _LEVELS, _WINDOW, _ITERATIONS, _POLYNOMIAL, _SIGMA = 0.5, 3, 15, 3, 5, 1.2

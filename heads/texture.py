@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from ..signals.opencv import cv2
 from .landmarks import FACE_OVAL, LandmarkTable
 from .model import HeadModel, eye_centre
 from .raster import SKIN, fill_colours, rasterise, vertex_normals

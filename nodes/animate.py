@@ -21,7 +21,7 @@ TOO_LARGE = (
 
 
 def _region(name: str, carries: str) -> io.Boolean.Input:
-    return io.Boolean.Input(name, default=True, advanced=True, tooltip=f"The driver's {name} counts: {carries}.")
+    return io.Boolean.Input(name, default=True, advanced=True, tooltip=f"Follow the driver's {name}: {carries}.")
 
 
 def _face(name: str, whose: str) -> io.Combo.Input:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import comfy.model_management
 import comfy.samplers
-import latent_preview
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..heads.doubts import look_for_doubts, warn
 from ..heads.pose import PosedFrame, PosedPortrait
-from ..model.backends.comfy import LoadedAdapter, apply_adapter, own_fusion
+from ..model.backends.comfy import LoadedAdapter, apply_adapter, check_model, own_fusion
 from ..model.backends.comfy_guider import SVDPGuider, VideoSignals
 from ..model.backends.comfy_sampling import VideoLatents, sample_video, segment_plan
 from ..model.backends.comfy_signals import encode_signals, encode_source, joined
@@ -31,6 +30,7 @@ from ..model.config import FusionConfig, SamplingConfig, by_preset
 from ..model.flow import sigma_schedule
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_landmarks, crop_track, plan_crop, zoom_of
 from ..signals.hold import held_squares
+from ..signals.landmarker import choose_runner
 from ..signals.motion import align_motion
 from ..signals.paste import Paster
 from ..signals.regions import REGIONS, RegionConfig, masked_frames, region_masks
@@ -40,11 +40,12 @@ from .bundled import Model, bundled_adapter, bundled_model
 from .clips import Clip
 from .kept import KEPT
 from .media import temporary_file, to_image, to_mask, to_uint8
-from .progress import Sheet, StageBar, Stages, ahead
+from .previews import find_previewer, preview_of
+from .progress import Sheet, StageBar, Stages, ahead, cancellable
 
 log = logging.getLogger(__name__)
 
-PART = 32  # frames encoded, decoded and written together
+PART = 8  # frames encoded, decoded and written together: also how soon Cancel takes effect
 STAGES = (("track", 15), ("encode", 20), ("sample", 55), ("write", 10))  # share of the progress bar, in percent
 DRAFT_STAGES = (("track", 30), ("write", 70))
 DRAFT_STEP, DRAFT_SIDES = 16, (128, 1024)  # sides of a draft's square, pixels: multiples of, and from - to
@@ -93,6 +94,7 @@ def complete_model(model: Any, adapter: LoadedAdapter | None, vae: Any) -> Model
     if missing:
         raise UserError(f"connect {' and '.join(missing)} too: model, adapter and vae belong together")
     assert adapter is not None
+    check_model(model, adapter.config)  # now, and not when a long clip has been tracked
     return Model(model, adapter, vae)
 
 
@@ -131,7 +133,10 @@ class _Run:
     def __init__(self, picture: np.ndarray, driving: Clip, wishes: Wishes, stages: Stages) -> None:
         self.picture, self.wishes, self.driving = picture, wishes, driving
         self.progress = StageBar(stages)
-        self.source = KEPT.get("source", self._source_key, lambda: detect_face(picture, select=wishes.source_face))
+        self.source = KEPT.get("source", self._source_key, lambda: cancellable(self._find_source))
+
+    def _find_source(self) -> FaceTrack:
+        return detect_face(self.picture, select=self.wishes.source_face)
 
     @property
     def _source_key(self) -> Any:
@@ -148,10 +153,10 @@ class _Run:
         return crop_frame(self.picture, self.place.affines[0], size)
 
     def _pose(self, track: FaceTrack, crop: Crop) -> Iterator[PosedFrame]:
-        """The portrait's head over the driver's face in every frame."""
+        """The portrait's head over the driver's face in every frame; nothing is done before the first is asked for."""
         portrait = PosedPortrait(self.picture, self.source, self.rule.size, self.rule.scale)
         warn(look_for_doubts(self.picture, self.source, portrait.subject.place.fit))
-        return portrait.pose(crop_landmarks(track.landmarks, crop.affines), track.blendshapes, self._motion)
+        yield from portrait.pose(crop_landmarks(track.landmarks, crop.affines), track.blendshapes, self._motion)
 
     @property
     def _motion(self) -> Literal["absolute", "relative"]:
@@ -223,12 +228,12 @@ class _DraftRun(_Run):
         sheet, began = Sheet(cropped, track.num_frames), time.perf_counter()
         film = self._write(self._pose(track, crop), crop, sheet)
         told = f"draft: {track.num_frames} frames, squares of {size} pixels, {time.perf_counter() - began:.1f} s"
-        return Result(film.path, sheet.picture(), f"{describe_track(track)}\n{told}", film.images, film.mask)
+        return Result(film.path, sheet.picture(), f"{_described(track)}\n{told}", film.images, film.mask)
 
     def _write(self, posed: Iterator[PosedFrame], crop: Crop, sheet: Sheet) -> _Film:
         step = self.progress.stage("write", len(crop.affines))
         with _Film(self) as film:
-            for number, (frame, made) in enumerate(zip(self.driving, posed, strict=True)):
+            for number, (frame, made) in enumerate(zip(self.driving, ahead(posed), strict=True)):
                 step()
                 film.write(made.picture[None])
                 sheet.add("driver", number, crop_frame(frame, crop.affines[number], crop.size)[None])
@@ -251,7 +256,7 @@ class _ModelRun(_Run):
         found = self._sample(signals)
         sheet = rows.copy()
         film = self._write(found.latents, sheet)
-        return Result(film.path, sheet.picture(), f"{describe_track(track)}\n{found.text()}", film.images, film.mask)
+        return Result(film.path, sheet.picture(), f"{_described(track)}\n{found.text()}", film.images, film.mask)
 
     @property
     def _signals_key(self) -> Any:
@@ -320,7 +325,7 @@ class _ModelRun(_Run):
         return KEPT.get("latents", decides, make)
 
     def _on_step(self, applied: Any) -> Callable[[int, Tensor, Tensor, int], None]:
-        previewer = latent_preview.get_previewer(applied.load_device, applied.model.latent_format)
+        previewer = find_previewer(applied)
 
         def on_step(done: int, x0: Tensor, x: Tensor, total: int) -> None:
             preview = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
@@ -334,6 +339,7 @@ class _ModelRun(_Run):
             for start in range(0, len(latents), PART):
                 decoded = to_uint8(self.model.vae.decode(latents[start : start + PART]))
                 sheet.add("result", start, decoded)
+                self.progress.show("write", start / len(latents), preview_of(decoded[0]))
                 for frame in decoded:
                     step()
                     film.write(frame[None])
@@ -356,6 +362,10 @@ class Noise_RandomNoise:  # named like ComfyUI's own: then noise is a function o
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+
+
+def _described(track: FaceTrack) -> str:
+    return f"{describe_track(track)}\n{choose_runner().name}"
 
 
 def _parts(frames: Iterator[np.ndarray], total: int) -> Iterator[tuple[slice, list[np.ndarray]]]:

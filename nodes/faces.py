@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..signals.crops import Crop, CropConfig, crop_frame, crop_track, mask_frame, plan_crop, plan_squares
 from ..signals.hold import held_squares
+from ..signals.landmarker import choose_runner
 from ..signals.landmarks import track_from_landmarks
 from ..signals.motion import align_motion
 from ..signals.paste import paste_back, scaled_affine
@@ -32,6 +33,11 @@ def find_track(images: Tensor, landmarks: Any, fps: float, select: str, smoothin
     if len(images) == 1:
         return detect_face(to_uint8(images[0]), select=select)
     return track_faces(frames_of(images), fps, select=select, smoothing=euro, on_frame=Progress(len(images)))
+
+
+def found_by(landmarks: Any) -> list[str]:
+    """One line that says which program found the faces; none where the landmarks came from another node."""
+    return [choose_runner().name] if landmarks is None else []
 
 
 def as_track(value: Any, images: Tensor) -> FaceTrack | None:

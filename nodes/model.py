@@ -371,9 +371,8 @@ class SVDPSegmentedSampler(io.ComfyNode):
     def execute(
         cls, noise, guider, sampler, sigmas, segment_length, history, history_noise, finished=None, start=_OWN
     ) -> io.NodeOutput:
-        import latent_preview
-
         from ..model.backends.comfy_sampling import sample_video, segment_plan
+        from .previews import sampling_callback
 
         plan = segment_plan(guider, segment_length, history, history_noise, start)
         result = sample_video(
@@ -385,7 +384,7 @@ class SVDPSegmentedSampler(io.ComfyNode):
             plan.history_noise,
             start=plan.start,
             finished=None if finished is None else finished["samples"],
-            on_step=latent_preview.prepare_callback(guider.model_patcher, max(1, len(sigmas) - 1)),
+            on_step=sampling_callback(guider.model_patcher),
         )
         text = result.text()
         return io.NodeOutput({"samples": result.latents}, text, ui=ui.PreviewText(text))

@@ -18,6 +18,7 @@ from ..signals.crops import Crop, CropConfig, crop_track, plan_crop, zoom_of
 from ..signals.track import FaceTrack, detect_face
 from .faces import LANDMARKS_FPS, as_track, find_track
 from .media import Progress, to_image, to_mask, to_uint8
+from .progress import ahead, cancellable
 
 Motion = Literal["absolute", "relative"]
 SIDE_STEP, SIDES = 16, (128, 1024)  # sides of the portrait's own square, pixels: multiples of, and from - to
@@ -92,9 +93,10 @@ def pose_head(portrait: Tensor, face: Any, size: int, scale: float) -> PosedPort
     key = (sha256(picture.tobytes() + named).hexdigest(), picture.shape, size, scale)
     head = _KEPT.pop(key, None)
     if head is None:
-        there = detect_face(picture) if found is None else found
-        head = PosedPortrait(picture, there, size or own_side(there, scale), scale)
-        warn(look_for_doubts(picture, there, head.subject.place.fit))
+        there = cancellable(lambda: detect_face(picture)) if found is None else found
+        head = cancellable(lambda: PosedPortrait(picture, there, size or own_side(there, scale), scale))
+        fit = head.subject.place.fit
+        warn(cancellable(lambda: look_for_doubts(picture, there, fit)))
     _KEPT[key] = head
     while len(_KEPT) > KEPT:
         del _KEPT[next(iter(_KEPT))]
@@ -110,7 +112,7 @@ def own_side(face: FaceTrack, scale: float) -> int:
 def _drawn(frames: Iterator[PosedFrame], count: int, size: int) -> tuple[Tensor, Tensor]:
     pictures, known = torch.empty(count, size, size, 3), torch.empty(count, size, size)
     step = Progress(count)
-    for t, frame in enumerate(frames):
+    for t, frame in enumerate(ahead(frames)):
         step()
         pictures[t], known[t] = to_image(frame.picture[None])[0], to_mask(frame.known)
     return pictures, known

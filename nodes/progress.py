@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -19,6 +19,7 @@ Stages = tuple[tuple[str, int], ...]
 T = TypeVar("T")
 
 COLUMNS, CELL = 8, 160  # of the contact sheet, pixels
+THREAD = "svdp-ahead"
 WAIT = 0.2  # seconds after which a thread that waits looks whether it is still wanted
 
 
@@ -71,38 +72,70 @@ class Sheet:
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items in order, the next one made in a thread while this one is used."""
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
-    stop = threading.Event()
+    """The same items in order, the next one made in a thread while this one is used.
 
-    def put(kind: str, value: Any) -> None:
-        while not stop.is_set():
-            try:
-                ready.put((kind, value), timeout=WAIT)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if stop.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:  # noqa: BLE001  (raised again where the item is waited for)
-            put("error", error)
-
-    worker = threading.Thread(target=work, name="svdp-ahead", daemon=True)
-    worker.start()
+    A pressed Cancel is raised at once, while an item is waited for too: the thread ends when its item is done.
+    """
+    worker = _Worker(items)
+    cancelled = False
     try:
         while True:
-            kind, value = ready.get()
+            kind, value = worker.take()
             if kind == "end":
                 return
             if kind == "error":
                 raise value
             yield value
+    except comfy.model_management.InterruptProcessingException:
+        cancelled = True
+        raise
     finally:
-        stop.set()
-        worker.join()
+        worker.stop(wait=not cancelled)
+
+
+def cancellable(make: Callable[[], T]) -> T:
+    """What `make` gives, made in a thread, so that a pressed Cancel is raised at once."""
+    return next(ahead(make() for _ in range(1)))
+
+
+class _Worker:
+    """A thread that makes items, at most one more than are taken."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items, self._stop = items, threading.Event()
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
+        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
+        self._thread.start()
+
+    def take(self) -> tuple[str, Any]:
+        """("item", it), ("error", what went wrong) or ("end", None). Raises ComfyUI's interrupt."""
+        while True:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            try:
+                return self._ready.get(timeout=WAIT)
+            except queue.Empty:
+                continue
+
+    def stop(self, wait: bool) -> None:
+        """Make no more; `wait` until the item at work is done."""
+        self._stop.set()
+        if wait:
+            self._thread.join()
+
+    def _put(self, kind: str, value: Any) -> None:
+        while not self._stop.is_set():
+            try:
+                self._ready.put((kind, value), timeout=WAIT)
+                return
+            except queue.Full:
+                continue
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                self._put("item", item)
+                if self._stop.is_set():
+                    return
+            self._put("end", None)
+        except BaseException as error:  # noqa: BLE001  (raised again where the item is waited for)
+            self._put("error", error)

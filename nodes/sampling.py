@@ -158,9 +158,8 @@ class SVDPSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, segments, keep_as) -> io.NodeOutput:
-        import latent_preview
-
         from ..model.backends.comfy_sampling import sample_video, segment_plan
+        from .previews import sampling_callback
 
         own = chosen_fields(segments, "segments")
         plan = segment_plan(
@@ -176,7 +175,7 @@ class SVDPSampler(io.ComfyNode):
             plan.history_noise,
             start=plan.start,
             folder=kept_folder(keep_as),
-            on_step=latent_preview.prepare_callback(guider.model_patcher, max(1, len(sigmas) - 1)),
+            on_step=sampling_callback(guider.model_patcher),
         )
         text = result.text()
         return io.NodeOutput({"samples": result.latents}, text, ui=ui.PreviewText(text))

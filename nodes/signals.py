@@ -93,7 +93,7 @@ class SVDPFaceTrack(io.ComfyNode):
         from . import faces
 
         track = faces.find_track(images, face_landmarks, fps, FACES_OR_NUMBER[face] or str(face_number), smoothing)
-        report = describe_track(track)
+        report = "\n".join([describe_track(track), *faces.found_by(face_landmarks)])
         drawn = faces.draw_tracks(images, track, preview_images)
         return io.NodeOutput(track, drawn, report, ui=ui.PreviewText(report))
 

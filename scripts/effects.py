@@ -33,7 +33,7 @@ from svdp.heads.pose import PosedPortrait, open_rig
 from svdp.heads.solve import euler_angles, y_up
 from svdp.signals.crops import CropConfig, crop_track, face_frame, plan_crop
 from svdp.signals.images import load_image
-from svdp.signals.track import FaceTrack, MediaPipeDetector, detect_face, link_faces, track_faces
+from svdp.signals.track import FaceFinder, FaceTrack, detect_face, link_faces, track_faces
 from svdp.signals.video import VideoReader
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
@@ -216,7 +216,7 @@ def effects(path: Path, spans: Spans, size: int) -> tuple[dict[str, dict[str, fl
         both += [Edit(name, offset=low), Edit(name, offset=low + ask(name, spans))]
     motion = head.lay(joined([edit(still(head.basis.names), [change]) for change in both]))
     known = known_track(head, motion)
-    with MediaPipeDetector("image") as detector:
+    with FaceFinder("image") as detector:
         found = [detector.detect(frame.picture) for frame in head.draw(motion)]
     table, drawn = {}, {}
     for n, name in enumerate(NAMES):

@@ -6,10 +6,10 @@ Coordinates are continuous: the pixel in column j covers [j, j + 1), so an affin
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from ..errors import NoFaceError
+from .opencv import cv2
 from .smoothing import fill_missing
 from .track import FaceTrack
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
+
+from .opencv import cv2
 
 COARSE = 1 / 96  # spread of the blur that tells coarse from fine, as a share of the picture's side
 AGREE = 14.0  # grey levels by which the coarse pictures may differ before detail is no longer carried over

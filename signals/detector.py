@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from ..errors import UserError
+from .opencv import cv2
 
 NUM_LANDMARKS = 478
 MODEL_PATH = Path(__file__).resolve().parents[1] / "assets" / "face_landmarker.task"
@@ -54,6 +54,10 @@ class Detection:
         """Area of the box in square pixels."""
         left, top, right, bottom = self.box
         return float((right - left) * (bottom - top))
+
+    def stretched(self, factors: np.ndarray) -> "Detection":
+        """The same face in the picture that is (2,) times as wide and high; its depth goes with the width."""
+        return replace(self, landmarks=self.landmarks * np.array([*factors, factors[0]], np.float32))
 
     def moved(self, left: float, top: float) -> "Detection":
         """The same face in the picture that its own was cut out of, at (left, top)."""
@@ -97,7 +101,7 @@ def check_mediapipe_version() -> None:
     try:
         version = importlib.metadata.version("mediapipe")
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"finding faces needs MediaPipe, which is not installed; {remedy}") from None
+        raise UserError(f"it is not installed; {remedy}") from None
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if numbers >= FIRST_REPORTING_VERSION:
         raise UserError(f"mediapipe {version} sends usage reports to Google while it detects faces; {remedy}")
@@ -112,9 +116,19 @@ def _load_mediapipe() -> tuple[Any, Any, Any]:
     return mediapipe, BaseOptions, vision
 
 
+def searched(image: np.ndarray) -> np.ndarray | None:
+    """The picture, or a copy small enough to be searched in one look; None if it is too small to show a face."""
+    height, width = image.shape[:2]
+    shrink = max(1.0, max(height, width) / MAX_SIDE)
+    size = (round(width / shrink), round(height / shrink))
+    if min(size) < MIN_SIDE:
+        return None
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if shrink > 1 else image
+
+
 @contextmanager
-def _native_log_dropped() -> Iterator[None]:
-    """MediaPipe's C++ side prints notes on each start, past Python's stderr and before its log levels apply."""
+def native_log_dropped() -> Iterator[None]:
+    """The nets' C++ side prints notes on each start, past Python's stderr and before its log levels apply."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -130,9 +144,7 @@ class Landmarker:
     """One FaceLandmarker: pictures in, detections in the pictures' own pixels out. Close it when done."""
 
     def __init__(self, num_faces: int = 4, confidence: float = 0.5, model_path: Path = MODEL_PATH):
-        """Raises UserError when MediaPipe is absent, too new, or the model file is missing."""
-        if not model_path.is_file():
-            raise UserError(f"the face model {model_path} is missing; reinstall the package, which brings it")
+        """Raises UserError when MediaPipe is absent or too new."""
         self._mediapipe, base_options, vision = _load_mediapipe()
         options = vision.FaceLandmarkerOptions(
             base_options=base_options(model_asset_buffer=model_path.read_bytes()),
@@ -143,20 +155,17 @@ class Landmarker:
             output_face_blendshapes=True,
             output_facial_transformation_matrixes=True,
         )
-        with _native_log_dropped():
+        with native_log_dropped():
             self._landmarker = vision.FaceLandmarker.create_from_options(options)
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
         """All faces of an (H, W, 3) uint8 RGB picture that are large enough in it, largest first."""
         height, width = image.shape[:2]
-        shrink = max(1.0, max(height, width) / MAX_SIDE)
-        size = (round(width / shrink), round(height / shrink))
-        if min(size) < MIN_SIDE:
+        small = searched(image)
+        if small is None:
             return []
-        if shrink > 1:
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         handed = self._mediapipe.Image(
-            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image, np.uint8)
+            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(small, np.uint8)
         )
         return without_doubles(list(_detections(self._landmarker.detect(handed), width, height)))
 

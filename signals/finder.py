@@ -1,4 +1,4 @@
-"""The detector that the package uses: MediaPipe on the whole picture, then wherever else a face may be.
+"""The detector that the package uses: the FaceLandmarker on the whole picture, then wherever else a face may be.
 
 Clips are not given to MediaPipe's own VIDEO mode. For one face it smooths with a lag (measured on known motion: error
 2 to 8 % of the eye distance, against 0.3 to 0.4 % frame by frame); for several it searches each whole frame anew, which
@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from .detector import MODEL_PATH, Detection, Landmarker, overlap
+from .detector import MODEL_PATH, Detection, overlap
+from .landmarker import open_landmarker
 from .search import SAME_FACE, detect_at, search_tiles
 
 LOOK_EVERY_MS = 500  # the whole frame is searched for newcomers this often, and whenever a known face is not found
@@ -21,14 +22,14 @@ SEARCH_EVERY_MS = 1000  # while a clip shows no face at all, its tiles are searc
 COARSE_TILE = 360  # pixels; clips are searched less finely than stills
 
 
-class MediaPipeDetector:
+class FaceFinder:
     """`video` follows faces from frame to frame, `image` takes each picture by itself and looks more closely."""
 
     def __init__(
         self, mode: Literal["video", "image"] = "video", *, confidence: float = 0.5, model_path: Path = MODEL_PATH
     ):
-        """Raises UserError when MediaPipe is absent, too new, or the model file is missing."""
-        self._landmarker = Landmarker(confidence=confidence, model_path=model_path)
+        """Raises UserError when neither MediaPipe nor LiteRT starts, or the model file is missing."""
+        self._landmarker = open_landmarker(confidence=confidence, model_path=model_path)
         self._follows = mode == "video"
         self._remembered: list[tuple[np.ndarray, int]] = []  # box and time of faces seen lately
         self._next_look_ms = self._next_search_ms = 0
@@ -38,7 +39,7 @@ class MediaPipeDetector:
         faces = self._follow(frame, timestamp_ms) if self._follows else self._look(frame) or self._search(frame)
         return sorted(faces, key=lambda face: -face.area)
 
-    def __enter__(self) -> "MediaPipeDetector":
+    def __enter__(self) -> "FaceFinder":
         return self
 
     def __exit__(

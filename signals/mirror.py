@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .detector import Landmarker
+from .landmarker import open_landmarker
 from .search import detect_at
 from .track import FaceTrack
 
@@ -30,7 +30,7 @@ def mirror_gap(picture: np.ndarray, face: FaceTrack) -> MirrorGap | None:
     """The gap for a face (one frame) of a picture (H, W, 3) uint8; None if the mirrored picture has no face there."""
     width = picture.shape[1]
     left, top, right, bottom = face.boxes[0]
-    landmarker = Landmarker()
+    landmarker = open_landmarker()
     try:
         box = np.array([width - right, top, width - left, bottom])
         found = detect_at(landmarker, np.ascontiguousarray(picture[:, ::-1]), box)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from .crops import face_frame
+from .opencv import cv2
 from .regions import RegionConfig, region_hulls
 
 ALL_REGIONS = RegionConfig()

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..errors import NoFaceError, UserError
 from .detector import BLENDSHAPES, Detection, FaceDetector
-from .finder import MediaPipeDetector
+from .finder import FaceFinder
 from .follow import check_select, follow_face
 from .smoothing import OneEuro, fill_missing, nearest_rotations
 
-__all__ = ["BLENDSHAPES", "Detection", "FaceDetector", "FaceTrack", "MediaPipeDetector", "OneEuro"]
+__all__ = ["BLENDSHAPES", "Detection", "FaceDetector", "FaceFinder", "FaceTrack", "OneEuro"]
 __all__ += ["describe_track", "detect_face", "frame_ranges", "link_faces", "track_faces"]
 
 DEFAULT_SMOOTHING = OneEuro()
@@ -100,7 +100,7 @@ def track_faces(
         raise ValueError(f"fps must be above 0, got {fps}")
     size: tuple[int, int] | None = None
     faces: list[list[Detection]] = []
-    with detector or MediaPipeDetector("video") as active:
+    with detector or FaceFinder("video") as active:
         for number, frame in enumerate(frames):
             size = _checked_size(frame, size, number)
             faces.append(active.detect(frame, round(number * 1000 / fps)))
@@ -154,7 +154,7 @@ def detect_face(image: np.ndarray, *, select: str = "largest") -> FaceTrack:
     """The face of a still (H, W, 3) uint8 RGB picture as a track of one frame. Raises NoFaceError."""
     check_select(select)
     size = _checked_size(image, None, 0)
-    with MediaPipeDetector("image") as detector:
+    with FaceFinder("image") as detector:
         faces = detector.detect(image)
     if not faces:
         raise NoFaceError(f"no face found in the picture of {size[1]}x{size[0]} pixels; {REMEDY}")

@@ -38,7 +38,7 @@ RULES = {
     "": _rule("errors nodes animation"),  # the root asks for nodes and API inside functions
     "model": _rule("model errors", TORCH),
     "model.backends": _rule("model model.backends errors", TORCH),
-    "signals": _rule("signals errors", MEDIA | {"mediapipe"}),
+    "signals": _rule("signals errors", MEDIA | {"mediapipe", "ai_edge_litert"}),
     "training": _rule("training training.data heads model model.backends signals errors", TRAINING),
     "training.data": _rule("training.data training heads model model.backends signals errors", TRAINING),
     "heads": _rule("heads signals errors", MEDIA | {"numba", "torch"}),

@@ -89,7 +89,7 @@ def test_third_party_imports_are_declared(project, shipped):
     extra = {import_names.get(name, name) for name in map(_name, extras)}
     standard = set(sys.stdlib_module_names) | {"tomllib"}  # from Python 3.11 on
     for path in shipped:
-        allowed = core | extra if {"training", "heads", "evaluation"} & set(path.parent.parts) else core
+        allowed = core | extra if {"training", "heads", "evaluation", "signals"} & set(path.parent.parts) else core
         if path.parent.name == "nodes" or path.name.startswith("comfy"):
             allowed = allowed | {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview"}
         missing = {m.split(".")[0] for m in _imported(path)} - allowed - standard

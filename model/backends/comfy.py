@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...errors import AdapterMismatchError, UserError
 from ..adapter import Adapter, AdapterParts, check_base, log_size, split_adapter
-from ..config import AdapterConfig
+from ..config import AdapterConfig, BaseArchitecture
 from ..streams import Streams
 from ..weights import native_layer
 from .comfy_blocks import ComfyBackend, architecture_of_mmdit, mmdit_of
@@ -115,14 +115,20 @@ def _patcher(parts: AdapterParts, path: str, disable_dynamic: bool = False) -> A
     return patcher
 
 
+def check_model(model: Any, config: AdapterConfig) -> BaseArchitecture:
+    """MODEL's architecture. Raises `AdapterMismatchError` for another family, or another base than the adapter's."""
+    base = architecture_of_mmdit(mmdit_of(model))
+    check_base(config, base)
+    return base
+
+
 def apply_adapter(model: Any, adapter: LoadedAdapter, strength: float = 1.0, shift: float | None = None) -> Any:
     """A clone of MODEL with the adapter on it; at strength 0 it gives the base's output bit for bit.
 
     `shift`: sigma shift of the schedule, None: as it is. Raises `AdapterMismatchError` for another family of models or
     another architecture than the adapter was made for, naming both; `UserError` if there is an adapter on it already.
     """
-    base = architecture_of_mmdit(mmdit_of(model))
-    check_base(adapter.config, base)
+    base = check_model(model, adapter.config)
     if model.get_attachment(KEY) is not None:
         raise UserError("an SVDP adapter is applied to this model already: connect the model from before it")
     clone = model.clone()
@@ -249,6 +255,7 @@ def _apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
     streams = Streams()
     if state is not None:
         state.check_size(x)
+        state.warn_of_unused(options)
         streams = state.streams(backend, adapter, x.device, model.get_dtype_inference())
     if rows is None or state is None:
         rows = plain_rows(len(x), options)

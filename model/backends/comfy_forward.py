@@ -5,7 +5,8 @@ A batch may hold any branches of any frames, in any order: each row says which i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,6 +19,9 @@ from ..fusion import BRANCHES, Branch
 from ..streams import BlockRunner, Conditions, Streams, prefill
 from .comfy_blocks import ComfyBackend, OriginalBlock
 
+log = logging.getLogger(__name__)
+
+PATCHED = "dit"  # what ComfyUI's MMDiT lets other nodes replace
 ROWS = "svdp_rows"  # conditioning key: for every row of the batch (branch, frame)
 
 
@@ -31,6 +35,7 @@ class SegmentState:
         self.conditions = conditions
         self.sources = {} if sources is None else sources
         self._streams: dict[Any, Streams] = {}
+        self._told = False
 
     def streams(self, backend: ComfyBackend, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Streams:
         """Streams on `device`, made at the first call."""
@@ -41,6 +46,17 @@ class SegmentState:
                 self._streams[key] = prefill(backend, adapter, on_device, self.sources.get(key))
             self.sources[key] = self._streams[key].branch("s")
         return self._streams[key]
+
+    def warn_of_unused(self, options: Mapping[str, Any]) -> None:
+        """Say once if other nodes changed attention or blocks that a Stable Diffusion 3 model does not have."""
+        unused = {*options.get("patches_replace", {})} - {PATCHED} | {*options.get("patches", {})}
+        if unused and not self._told:
+            self._told = True
+            log.warning(
+                "%s of another node has no effect: Stable Diffusion 3 models have no such places (Perturbed Attention "
+                "Guidance, FreeU and others are for older models; Skip Layer Guidance SD3 fits)",
+                " and ".join(sorted(unused)),
+            )
 
     def check_size(self, latents_MCHW: Tensor) -> None:
         """Raise `UserError` if the latents being made are not of the conditions' size."""

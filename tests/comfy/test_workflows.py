@@ -204,8 +204,10 @@ def test_a_run_of_which_the_first_segment_is_left_goes_on(server):
     was = [f.read_bytes() for f in files]
     for file in files[1:]:
         file.unlink()
-    server.tell("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(5)  # a prompt that comes at once may be taken before the cache is dropped
+    for _ in range(3):  # ComfyUI misses the wish while it tidies up after a run
+        time.sleep(3)
+        server.tell("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(3)  # a prompt that comes at once may be taken before the cache is dropped
     server.run(prompt)
     assert [f.read_bytes() for f in sorted(folder.glob("*.safetensors"))] == was
     assert (server.base / "output" / "svdp" / "tracks" / "my long video.track.npz").is_file()

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 from svdp.errors import NoFaceError, UserError
 from svdp.signals.crops import CropConfig, crop_frame, crop_track, plan_crop
-from svdp.signals.detector import Landmarker
-from svdp.signals.finder import MediaPipeDetector
+from svdp.signals.finder import FaceFinder
 from svdp.signals.images import load_image
 from svdp.signals.regions import RegionConfig, region_masks
 from svdp.signals.search import detect_at, search_tiles, tile_corners
@@ -103,14 +102,14 @@ def test_a_clip_without_a_face():
 
 
 def test_many_frames_a_second_keep_rising_timestamps():
-    with MediaPipeDetector("video") as detector:
+    with FaceFinder("video") as detector:
         for _ in range(3):
             assert detector.detect(np.zeros((64, 64, 3), np.uint8), 0) == []
 
 
 def test_a_missing_model_file_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.task is missing; reinstall"):
-        Landmarker(model_path=tmp_path / "nowhere.task")
+        FaceFinder(model_path=tmp_path / "nowhere.task")
 
 
 @pytest.mark.parametrize(("size", "side"), [((100, 100), 100), ((300, 401), 100), ((64, 999), 64)])
