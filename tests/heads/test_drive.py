@@ -231,3 +231,17 @@ def test_mistakes_are_measured(basis, clip):
     jaw = basis.names.index("jawOpen")
     assert gain[jaw] == pytest.approx(1.3) and np.isnan(gain[basis.names.index("jawForward")])
     assert rest.max() < 1e-9
+
+
+def test_both_eyes_look_the_same_way(basis):
+    """Eyes that the detector reads as squinting look straight ahead; those that look aside stay as far aside."""
+    seen = np.zeros((2, len(BLENDSHAPES)), np.float32)
+    seen[0, [BLENDSHAPES.index("eyeLookInLeft"), BLENDSHAPES.index("eyeLookInRight")]] = 0.6
+    seen[1, [BLENDSHAPES.index("eyeLookOutLeft"), BLENDSHAPES.index("eyeLookInRight")]] = 0.5
+    expected = basis.expect(seen)
+    look = {name: expected[:, n] for n, name in enumerate(basis.names) if name.startswith("eyeLook")}
+    outward_left = look["eyeLookOut_L"] - look["eyeLookIn_L"]
+    inward_right = look["eyeLookIn_R"] - look["eyeLookOut_R"]
+    np.testing.assert_allclose(outward_left, inward_right)
+    np.testing.assert_allclose(outward_left, [0, 0.5], atol=0.05)
+    np.testing.assert_allclose(look["eyeLookUp_L"], look["eyeLookUp_R"])
