@@ -67,8 +67,8 @@ class FaceBasis:
     def expect(self, blendshapes: np.ndarray) -> np.ndarray:
         """(T, E) weights that blendshapes (T, 52) announce.
 
-        Both eyes look the same way: the mean of the two. Of children and others whose eyes are unlike the detector's, it
-        says that they squint inwards, by up to 18 degrees each, and a portrait with other eyes would show it.
+        Both eyes look the same way: the mean of the two. Of children and others whose eyes are unlike its own model's,
+        the detector says that they squint inwards, by up to 18 degrees each, and a portrait would show it.
         """
         expected = np.clip(blendshapes, 0, 1) @ self.prior
         for ahead, back, turned, level in (("Up", "Down", 1, GAZE_UP), ("Out", "In", -1, 0.0)):
