@@ -113,7 +113,7 @@ def animate(
         source=IN_MEMORY if isinstance(source, np.ndarray) else Path(source),
         driving=Path(driving) if isinstance(driving, str | Path) else IN_MEMORY,
         output=IN_MEMORY if output is None else Path(output),
-        weights=NO_FILES if model is not None else find_weights(None),
+        weights=NO_FILES if model is not None or plain.get("draft") else find_weights(None),
         **plain,
     )
     media = Media(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from ..animation.api import NO_FILES
 from ..animation.config import REGIONS, AnimateConfig, find_weights
 from . import options as o
 
@@ -65,6 +66,7 @@ def animate(
     when it is whole; a run that is stopped or killed leaves a playable video there, and --resume goes on from it.
     OUT.sheet.png shows source, driver, masked signal and result.
     """
+    files = weights, base, adapter, autoencoder
     cfg = AnimateConfig(
         source=source,
         driving=driving,
@@ -77,7 +79,7 @@ def animate(
         overwrite=overwrite,
         resume=resume,
         force=force,
-        weights=find_weights(weights, base, adapter, autoencoder),
+        weights=NO_FILES if draft and not any(files) else find_weights(*files),
         strength=strength,
         device=device,
         dtype=dtype,

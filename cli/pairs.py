@@ -161,7 +161,7 @@ def _read_made(out: Path) -> dict[str, Any]:
     path = out / MADE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        made = json.loads(path.read_text()) if path.exists() else {}
+        made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except OSError as error:
         raise MediaError(f"cannot use folder {out} ({error.strerror}): choose another with --out") from error
     except ValueError:

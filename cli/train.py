@@ -194,7 +194,7 @@ def inspect(
     file = autoencoder or (bundled[0] if bundled else None)
     print(run(out, split, count, TinyAutoencoder.load(file) if file else None))
     manifest = out / "manifest.json"
-    for name, part in json.loads(manifest.read_text())["splits"].items() if manifest.is_file() else ():
+    for name, part in json.loads(manifest.read_text(encoding="utf-8"))["splits"].items() if manifest.is_file() else ():
         made = ", ".join(f"{count} {provider}" for provider, count in sorted(part["providers"].items())) or "none"
         files, shards = len(part["identities"]), len(part["shards"])
         print(f"{name}: {part['clips']} clips in {shards} shards ({made}); media: {files} files")

@@ -43,7 +43,7 @@ def bake(folder: Path, out: Path) -> None:
     mesh, indices = folder / "generic_neutral_mesh.obj", folder / "vertex_indices.json"
     if not mesh.is_file() or not indices.is_file():
         raise UserError(f"{folder} lacks {mesh.name} or {indices.name}: give the folder FaceXModel of ICT-FaceKit")
-    described = json.loads(indices.read_text())
+    described = json.loads(indices.read_text(encoding="utf-8"))
     neutral = read_vertices(mesh)
     triangles, names = read_triangles(mesh)
     materials = sorted(set(names))

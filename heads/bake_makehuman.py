@@ -67,7 +67,7 @@ class BaseMesh:
 def read_base(path: Path) -> BaseMesh:
     """Read base.obj; polygons of the group "body" alone."""
     vertices, coordinates, polygons, middles, group = [], [], [], [], ""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         word, *rest = line.split() or [""]
         if word == "v":
             vertices.append([float(x) for x in rest[:3]])

@@ -201,7 +201,7 @@ def write_manifest(config: DataConfig, out: Path) -> dict[str, Any]:
         }
     manifest = {"settings": _plain_settings(config), "splits": splits}
     part = out / "manifest.part"
-    part.write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    part.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
     os.replace(part, out / "manifest.json")
     return manifest
 
@@ -211,8 +211,8 @@ def _shard_summary(path: Path) -> dict[str, Any]:
     memo = path.with_suffix(".json")
     if not memo.is_file():
         providers = Counter(about["provider"] for _, _, about in read_shard(path))
-        memo.write_text(json.dumps({"clips": sum(providers.values()), "providers": dict(providers)}))
-    return json.loads(memo.read_text())
+        memo.write_text(json.dumps({"clips": sum(providers.values()), "providers": dict(providers)}), encoding="utf-8")
+    return json.loads(memo.read_text(encoding="utf-8"))
 
 
 def _plain_settings(config: DataConfig) -> dict[str, Any]:

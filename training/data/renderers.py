@@ -120,7 +120,8 @@ class Renderers:
 
 def _render(out: Any, world: World, seed: int) -> None:
     _enter(world)
-    os.nice(3)
+    if hasattr(os, "nice"):
+        os.nice(3)
     rng = np.random.default_rng(seed)
     while True:
         try:
