@@ -107,7 +107,7 @@ def load_head_model(path: Path) -> HeadModel:
             arrays = {name: data[name] for name in data.files}
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is not a head model that can be read ({error}): bake it again") from error
-    except AttributeError as error:  # an array alone, not several
+    except (AttributeError, TypeError) as error:  # an array alone, not several
         raise UserError(f"{path} is not a head model: it holds no named arrays; bake it again") from error
     _check(path, arrays)
     if "cage" in arrays:

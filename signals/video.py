@@ -35,6 +35,7 @@ _BT601 = 5
 _MATRICES = (1, 4, 5, 6, 7, 9)  # codes of YUV matrices that swscale knows; anything else is read as BT.601
 _MAX_MEGAPIXELS = 100
 _SLOWEST, _FASTEST = Fraction(1, 1000), Fraction(1000)  # frames a second
+_LONGEST = 6 * 3600  # seconds that one frame may stay; beyond, times are damage, and MP4 holds none at 90 kHz
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"[playlist]", b"<MPD")
 # Written as fragments, which begin at keyframes, so that a run that dies leaves a playable file; made an ordinary MP4
 # at the end. Nothing waits for the other track. (Fragments of one frame would lose less, but their times go wrong
@@ -328,6 +329,8 @@ def _timing(ticks: list[int | None], time_base: Fraction, rates: list[Fraction])
     if len(known) < len(ticks) or any(b <= a for a, b in pairwise(known)):
         return steady_timing(len(ticks), rates[0], begin)  # no usable timestamps
     relative = [t - known[0] for t in known]
+    if any((b - a) * time_base > _LONGEST for a, b in pairwise(known)):
+        return steady_timing(len(ticks), rates[0], begin)
     for rate in rates:
         slack = max(time_base, Fraction(1, 10) / rate)
         if all(abs(t * time_base - i / rate) <= slack for i, t in enumerate(relative)):
@@ -475,7 +478,7 @@ class VideoWriter:
                 self._container.mux_one(packet)
             if self._sound is not None:
                 self._sound.feed(sound_until)
-        except OSError as error:
+        except MEDIA_ERRORS as error:
             self._failed = True
             raise MediaError(_cannot_write(self.path, error)) from error
 
@@ -491,6 +494,6 @@ class VideoWriter:
             log.info("while finishing the file: %s", closing)
 
 
-def _cannot_write(path: Path, error: OSError) -> str:
+def _cannot_write(path: Path, error: Exception) -> str:
     remedy = "free some space and run again, or choose another place with -o"
-    return f"cannot write {path} ({error.strerror}): {remedy}"
+    return f"cannot write {path} ({getattr(error, 'strerror', error)}): {remedy}"

@@ -40,8 +40,8 @@ NUMBERS = (
 TEXTS = (
     "", "a", "-", "--", "auto", "cpu", "meta", "cuda:99", "mps", "float16", "float32", "eyes", "eyes,eyes", "eyes,x",
     ",", "relative", "largest", "7", "-1", "99999", "smile=0.3", "smile=nan", "yaw*1e300", "head@0", "head@999",
-    "smile=", "=1", "smile=0.3,smile=1", "x" * 3000, "\xe9\U0001f600", "a\nb", "%s%n", "[red]", "euler", "dpmpp_2m", "faithful",
-    "fast",
+    "smile=", "=1", "smile=0.3,smile=1", "x" * 3000, "\xe9\U0001f600", "a\nb", "%s%n", "[red]", "euler",
+    "dpmpp_2m", "faithful", "fast",
 )  # fmt: skip
 NAMES = ("", ".", "..", "/", "-", "gone", "gone/a.mp4", "source.jpg", "driving.mp4", "notes.txt", "folder",
          "a\0b", "http:x.mp4", "http://127.0.0.1:9/a.mp4", "concat:a|b", "pipe:0", "/dev/null", "~", "x" * 300,
@@ -85,8 +85,9 @@ def make_line(rng: np.random.Generator, folder: Path) -> list[str]:
     }
     shares = np.array([6, 3, 1, 3, 1, 1, 1, 1, 1, 1, 2], float)
     words = lines[str(rng.choice(list(lines), p=shares / shares.sum()))]
-    for option in rng.choice(_options(words), int(rng.integers(1, 4)), replace=False):
-        words += _option(rng, option)
+    options = _options(words)
+    for place in rng.permutation(len(options))[: int(rng.integers(1, 4))]:
+        words += _option(rng, options[place])
     if rng.random() < 0.1:
         words[int(rng.integers(len(words)))] = str(rng.choice(NAMES))
     return words
@@ -129,7 +130,7 @@ def run_here(words: list[str]) -> None:
 
 def run_alone(words: list[str]) -> None:
     """As a command of its own: a process whose memory and time count, and what it prints."""
-    known = [w.encode("utf-8", "surrogateescape") for w in words if "\0" not in w]
+    known = [w.replace("\0", "?").encode("utf-8", "surrogateescape") for w in words]  # no process can be told a NUL
     process = subprocess.Popen(
         [sys.executable, "-m", "svdp.cli", *known],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -147,7 +148,7 @@ def _judge(code: int, said: str) -> None:
         raise AssertionError(f"exit code {code}: {said[-3000:]}")
     if code:
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
-        usage = "Usage:" in said
+        usage = "Usage:" in said or " Error " in said  # typer's own frame around what it says of an option
         assert code == 1 or usage or len(errors) == 1, f"not one line: {said}"
         raise UserError(said.strip())
 

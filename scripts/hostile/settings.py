@@ -186,10 +186,10 @@ def _clip(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 GENERATORS = [
-    Generator("training settings", make_toml("mini.toml", "sd35m.toml", "mini-then.toml"), read_training),
+    Generator("training settings", make_toml("mini.toml", "sd35m.toml", "sd35m-full.toml"), read_training),
     Generator("training", make_toml(TINY), train),
     Generator("autoencoder run", make_toml("autoencoder.toml", "autoencoder-256.toml"), read_autoencoder),
-    Generator("recipe", make_toml("bundled.toml", "sd35m-posed.toml", "sd35m-full.toml"), load_recipe),
+    Generator("recipe", make_toml("bundled.toml", "sd35m-posed.toml"), load_recipe),
     Generator("data settings", make_toml(DATA), read_data),
     Generator("list of pairs", make_toml(PAIRS), read_list),
     Generator("list of jobs", make_toml(JOBS), read_jobs),

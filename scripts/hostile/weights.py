@@ -128,7 +128,7 @@ def altered(rng: np.random.Generator, data: bytes) -> bytes:
 
 def _with_settings(rng: np.random.Generator, header: dict[str, Any], body: bytes) -> bytes:
     """The texts of the header changed: the settings in JSON by their values, too."""
-    texts = header.setdefault("__metadata__", {"format": "pt"})
+    texts = header["__metadata__"] = header.get("__metadata__") or {"format": "pt"}
     name = str(rng.choice(list(texts)))
     own = [key for key in SETTINGS if key in texts]
     if own and rng.random() < 0.8:
