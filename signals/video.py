@@ -133,10 +133,12 @@ class VideoReader:
 
     def _shown(self, state: _Pass) -> Iterator[tuple[int | None, Callable[[], np.ndarray]]]:
         """Time and picture of each frame; the picture is made when it is asked for."""
-        size, reformat = (self.info.height, self.info.width), VideoReformatter()
+        size, reformat, turn = (self.info.height, self.info.width), VideoReformatter(), self._turn
         with _open(self.path) as container:
             for frame in _decode(container, _video_stream(container, self.path), state):
-                yield frame.pts, lambda frame=frame: _upright(reformat, frame, size)
+                if _rotation(frame) != turn.rotation:
+                    turn = _Turn.of(frame)
+                yield frame.pts, lambda frame=frame, how=turn.how: _upright(reformat, frame, size, how)
 
     def _animated_frames(
         self, picture: AnimatedPicture, state: _Pass
@@ -199,7 +201,8 @@ class VideoReader:
         aspect = _fraction(stream.sample_aspect_ratio) or Fraction(1)
         width, height = max(1, round(first.width * aspect)), first.height
         _check_size(self.path, width, height)
-        if _orientation(first).transposed:
+        self._turn = _Turn.of(first)
+        if self._turn.how.transposed:
             width, height = height, width
         return VideoInfo(
             path=self.path,
@@ -280,9 +283,8 @@ def _decode(container: Any, stream: Any, state: _Pass) -> Iterator[Any]:
             state.errors += 1
 
 
-def _upright(reformat: VideoReformatter, frame: Any, size: tuple[int, int]) -> np.ndarray:
-    """RGB (H, W, 3) of the shown size: square pixels, turned and mirrored as the file says, C-contiguous."""
-    how = _orientation(frame)
+def _upright(reformat: VideoReformatter, frame: Any, size: tuple[int, int], how: _Orientation) -> np.ndarray:
+    """RGB (H, W, 3) of the shown size: square pixels, turned and mirrored as `how` says, C-contiguous."""
     height, width = size[::-1] if how.transposed else size
     matrix = int(frame.colorspace) if frame.colorspace in _MATRICES else _BT601
     picture = reformat.reformat(
@@ -299,6 +301,26 @@ class _Orientation(NamedTuple):
     transposed: bool = False
     flip_x: bool = False
     flip_y: bool = False
+
+
+class _Turn(NamedTuple):
+    """How frames of a stream are turned, and the rotation by which a change of it is seen.
+
+    Frame and side data refer to each other, so each frame that is asked for its own stays in memory until Python looks
+    for such cycles, which it seldom does: hundreds of megabytes. Their rotation is told without.
+    """
+
+    rotation: int
+    how: _Orientation
+
+    @classmethod
+    def of(cls, frame: Any) -> _Turn:
+        """Of a decoded frame."""
+        return cls(_rotation(frame), _orientation(frame))
+
+
+def _rotation(frame: Any) -> int:
+    return getattr(frame, "rotation", 0)  # PyAV 13 does not say
 
 
 def _orientation(frame: Any) -> _Orientation:
