@@ -105,7 +105,7 @@ def load_head_model(path: Path) -> HeadModel:
     try:
         with np.load(path) as data:
             arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is not a head model that can be read ({error}): bake it again") from error
     except (AttributeError, TypeError) as error:  # an array alone, not several
         raise UserError(f"{path} is not a head model: it holds no named arrays; bake it again") from error
