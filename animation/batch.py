@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 JOURNAL = "svdp-jobs"  # name of the journals, without their ending
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v", ".gif")
+_A_LONG_TIME = timedelta(days=100)
 _PATHS = ("source", "driving", "output")
 _OF_THE_RUN = ("weights", "strength", "device", "dtype", "overwrite", "resume")  # the same for all jobs
 _SETTINGS = tuple(f.name for f in fields(AnimateConfig) if f.name not in (*_PATHS, *_OF_THE_RUN))
@@ -106,6 +108,21 @@ def local_device(device: str) -> str:
     """ "auto" as this process's own graphics card, where a launcher started several on a machine."""
     local = os.environ.get("LOCAL_RANK", "")
     return f"cuda:{local}" if device == "auto" and local.isdigit() and _has_cards(int(local)) else device
+
+
+def wait_for_others() -> None:
+    """Return when every process that torch's launcher started with this one has called it, too.
+
+    The launcher ends all of them as soon as one ends with an exit code, so none may say that a job failed before the
+    others are done. Does nothing where there is no such launcher.
+    """
+    if _number("WORLD_SIZE", 1) < 2 or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    from torch import distributed
+
+    distributed.init_process_group("gloo", timeout=_A_LONG_TIME)
+    distributed.barrier()
+    distributed.destroy_process_group()
 
 
 def run_jobs(

@@ -126,14 +126,18 @@ def find_weights(
 
 
 def _find_autoencoder(folder: Path, base: Path | None, bundled: Path) -> Path:
-    if list(folder.glob("*autoencoder.safetensors")) and folder != bundled:
+    if folder != bundled and _named(folder, "autoencoder"):
         return _only(folder, "autoencoder")
     return base or _only(bundled, "autoencoder")
 
 
-def _only(folder: Path, what: str) -> Path:
+def _named(folder: Path, what: str) -> list[Path]:
     pattern = f"*{what}.safetensors"
-    found = sorted(folder.glob(pattern)) or sorted(folder.glob(f"*/{pattern}"))  # ComfyUI lists files by folder
+    return sorted(folder.glob(pattern)) or sorted(folder.glob(f"*/{pattern}"))  # ComfyUI lists files by folder
+
+
+def _only(folder: Path, what: str) -> Path:
+    found = _named(folder, what)
     if not found:
         raise UserError(f"there is no *{what}.safetensors in {folder}: give --{what}")
     if len(found) > 1:

@@ -50,7 +50,7 @@ def batch(
 
     JOBS.csv has the same names in its first line. A FOLDER stands for each of its pictures with each of its videos.
     """
-    from ..animation.batch import Outcome, local_device, my_share, read_jobs, run_jobs
+    from ..animation.batch import Outcome, local_device, my_share, read_jobs, run_jobs, wait_for_others
     from .app import console
     from .interrupt import Interrupted, StopRequest
     from .progress import Screen
@@ -97,4 +97,6 @@ def batch(
     )
     for outcome in failed:
         console.print(f"failed {outcome.job.output}: {outcome.reason}", markup=False, soft_wrap=True)
+    if not code:
+        wait_for_others()
     raise typer.Exit(code or (EXIT_FAILED if failed else 0))

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..model.checks import shortened
 from .report import Bar, Over
 
 if sys.version_info >= (3, 11):
@@ -160,7 +161,11 @@ def _text(where: str, entry: dict[str, Any], key: str) -> str:
 
 def _file(where: str, entry: dict[str, Any], key: str, root: Path) -> Path:
     path = root / _text(where, entry, key)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {key} {shortened(entry[key])} can be no file's name") from error
+    if not there:
         raise UserError(f"{where}: {path} does not exist: check the path, and root or --media")
     return path
 

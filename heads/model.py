@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from . import raster
 
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "head" / "makehuman.npz"
 UNUSED = ("M_EyeBlend", "M_EyeOcclusion", "M_LacrimalFluid", "M_EyeLashes", "M_IrisLeft", "M_IrisRight")
+BALLS = ("M_ScleraLeft", "M_ScleraRight")
+LARGEST = 1e4  # centimetres; no number of a head is near it
 SHADING = {
     "M_ScleraLeft": raster.EYE,
     "M_ScleraRight": raster.EYE,
@@ -98,14 +102,50 @@ def load_head_model(path: Path) -> HeadModel:
             f"no head model at {path}: make it from an ICT-FaceKit checkout with "
             "`python -m svdp.heads.bake FaceXModel OUT.npz` and name it in the configuration (head_model)"
         )
-    with np.load(path) as data:
-        missing = {"V", "F", "mat", "mats", "I", "E", "names", "lm68"} - set(data.files)
-        if missing:
-            raise UserError(f"{path} is not a head model: arrays {sorted(missing)} are missing; bake it again")
-        arrays = {name: data[name] for name in data.files}
+    try:
+        with np.load(path) as data:
+            arrays = {name: data[name] for name in data.files}
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is not a head model that can be read ({error}): bake it again") from error
+    except (AttributeError, TypeError) as error:  # an array alone, not several
+        raise UserError(f"{path} is not a head model: it holds no named arrays; bake it again") from error
+    _check(path, arrays)
     if "cage" in arrays:
         _move_pieces(arrays)
     return _without_unused(arrays)
+
+
+def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raise UserError that names the first array that is missing, misshapen, of another type or out of range."""
+    missing = {"V", "F", "mat", "mats", "I", "E", "names", "lm68"} - set(arrays)
+    if "cage" in arrays:
+        missing |= {"cage_I", "cage_E"} - set(arrays)
+    if missing:
+        raise UserError(f"{path} is not a head model: arrays {sorted(missing)} are missing; bake it again")
+    size = {name: arrays[name].shape[0] if arrays[name].ndim else 0 for name in arrays}
+    caged = size["cage"] if "cage" in arrays else 0
+    free, cages = size["V"] - caged, arrays["cage_I"].shape[1] if caged and arrays["cage_I"].ndim == 4 else 0
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {  # kinds of numpy's types, shape
+        "V": ("f", (size["V"], 3)), "F": ("iu", (size["F"], 3)), "mat": ("iu", (size["F"],)),
+        "mats": ("U", (size["mats"],)), "I": ("f", (size["I"], free, 3)), "E": ("f", (size["E"], free, 3)),
+        "names": ("U", (size["E"],)), "lm68": ("iu", (68,)), "shade": ("f", (size["V"],)), "cage": ("iu", (caged,)),
+        "cage_I": ("f", (size["I"], cages, 3, 4)), "cage_E": ("f", (size["E"], cages, 3, 4)),
+    }  # fmt: skip
+    limits = {"F": size["V"], "lm68": size["V"], "mat": size["mats"], "cage": cages}
+    for name in expected.keys() & arrays.keys():
+        array, (kinds, shape) = arrays[name], expected[name]
+        if array.dtype.kind not in kinds or array.shape != shape or not array.size:
+            problem = f"is {array.dtype} of shape {array.shape}, which does not go with the others"
+        elif array.dtype.kind == "f" and not np.abs(array).max() < LARGEST:
+            problem = "has numbers that are not finite, or too large"
+        elif name in limits and not 0 <= int(array.min()) <= int(array.max()) < limits[name]:
+            problem = f"has numbers that are not from 0 to {limits[name] - 1}"
+        else:
+            continue
+        raise UserError(f"{path} is not a head model: {name} {problem}; bake it again")
+    lacking = [name for name in BALLS if name not in arrays["mats"][np.unique(arrays["mat"])]]
+    if lacking:
+        raise UserError(f"{path} is not a head model: no triangle is of {' or '.join(lacking)}; bake it again")
 
 
 def _move_pieces(arrays: dict[str, np.ndarray]) -> None:
@@ -142,7 +182,7 @@ def _without_unused(arrays: dict[str, np.ndarray]) -> HeadModel:
     used = np.unique(np.concatenate([triangles.reshape(-1), arrays["lm68"]]))
     renumber = np.full(len(arrays["V"]), -1, np.int32)
     renumber[used] = np.arange(len(used), dtype=np.int32)
-    balls = [np.unique(triangles[material == materials.index(f"M_Sclera{side}")]) for side in ("Left", "Right")]
+    balls = [np.unique(triangles[material == materials.index(ball)]) for ball in BALLS]
     return HeadModel(
         neutral=arrays["V"][used].astype(np.float32),
         triangles=np.ascontiguousarray(renumber[triangles]),

@@ -35,6 +35,7 @@ _BT601 = 5
 _MATRICES = (1, 4, 5, 6, 7, 9)  # codes of YUV matrices that swscale knows; anything else is read as BT.601
 _MAX_MEGAPIXELS = 100
 _SLOWEST, _FASTEST = Fraction(1, 1000), Fraction(1000)  # frames a second
+_LONGEST = 6 * 3600  # seconds that one frame may stay; beyond, times are damage, and MP4 holds none at 90 kHz
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"[playlist]", b"<MPD")
 # Written as fragments, which begin at keyframes, so that a run that dies leaves a playable file; made an ordinary MP4
 # at the end. Nothing waits for the other track. (Fragments of one frame would lose less, but their times go wrong
@@ -132,10 +133,12 @@ class VideoReader:
 
     def _shown(self, state: _Pass) -> Iterator[tuple[int | None, Callable[[], np.ndarray]]]:
         """Time and picture of each frame; the picture is made when it is asked for."""
-        size, reformat = (self.info.height, self.info.width), VideoReformatter()
+        size, reformat, turn = (self.info.height, self.info.width), VideoReformatter(), self._turn
         with _open(self.path) as container:
             for frame in _decode(container, _video_stream(container, self.path), state):
-                yield frame.pts, lambda frame=frame: _upright(reformat, frame, size)
+                if _rotation(frame) != turn.rotation:
+                    turn = _Turn.of(frame)
+                yield frame.pts, lambda frame=frame, how=turn.how: _upright(reformat, frame, size, how)
 
     def _animated_frames(
         self, picture: AnimatedPicture, state: _Pass
@@ -198,7 +201,8 @@ class VideoReader:
         aspect = _fraction(stream.sample_aspect_ratio) or Fraction(1)
         width, height = max(1, round(first.width * aspect)), first.height
         _check_size(self.path, width, height)
-        if _orientation(first).transposed:
+        self._turn = _Turn.of(first)
+        if self._turn.how.transposed:
             width, height = height, width
         return VideoInfo(
             path=self.path,
@@ -279,9 +283,8 @@ def _decode(container: Any, stream: Any, state: _Pass) -> Iterator[Any]:
             state.errors += 1
 
 
-def _upright(reformat: VideoReformatter, frame: Any, size: tuple[int, int]) -> np.ndarray:
-    """RGB (H, W, 3) of the shown size: square pixels, turned and mirrored as the file says, C-contiguous."""
-    how = _orientation(frame)
+def _upright(reformat: VideoReformatter, frame: Any, size: tuple[int, int], how: _Orientation) -> np.ndarray:
+    """RGB (H, W, 3) of the shown size: square pixels, turned and mirrored as `how` says, C-contiguous."""
     height, width = size[::-1] if how.transposed else size
     matrix = int(frame.colorspace) if frame.colorspace in _MATRICES else _BT601
     picture = reformat.reformat(
@@ -298,6 +301,26 @@ class _Orientation(NamedTuple):
     transposed: bool = False
     flip_x: bool = False
     flip_y: bool = False
+
+
+class _Turn(NamedTuple):
+    """How frames of a stream are turned, and the rotation by which a change of it is seen.
+
+    Frame and side data refer to each other, so each frame that is asked for its own stays in memory until Python looks
+    for such cycles, which it seldom does: hundreds of megabytes. Their rotation is told without.
+    """
+
+    rotation: int
+    how: _Orientation
+
+    @classmethod
+    def of(cls, frame: Any) -> _Turn:
+        """Of a decoded frame."""
+        return cls(_rotation(frame), _orientation(frame))
+
+
+def _rotation(frame: Any) -> int:
+    return getattr(frame, "rotation", 0)  # PyAV 13 does not say
 
 
 def _orientation(frame: Any) -> _Orientation:
@@ -328,6 +351,8 @@ def _timing(ticks: list[int | None], time_base: Fraction, rates: list[Fraction])
     if len(known) < len(ticks) or any(b <= a for a, b in pairwise(known)):
         return steady_timing(len(ticks), rates[0], begin)  # no usable timestamps
     relative = [t - known[0] for t in known]
+    if any((b - a) * time_base > _LONGEST for a, b in pairwise(known)):
+        return steady_timing(len(ticks), rates[0], begin)
     for rate in rates:
         slack = max(time_base, Fraction(1, 10) / rate)
         if all(abs(t * time_base - i / rate) <= slack for i, t in enumerate(relative)):
@@ -475,7 +500,7 @@ class VideoWriter:
                 self._container.mux_one(packet)
             if self._sound is not None:
                 self._sound.feed(sound_until)
-        except OSError as error:
+        except MEDIA_ERRORS as error:
             self._failed = True
             raise MediaError(_cannot_write(self.path, error)) from error
 
@@ -491,6 +516,6 @@ class VideoWriter:
             log.info("while finishing the file: %s", closing)
 
 
-def _cannot_write(path: Path, error: OSError) -> str:
+def _cannot_write(path: Path, error: Exception) -> str:
     remedy = "free some space and run again, or choose another place with -o"
-    return f"cannot write {path} ({error.strerror}): {remedy}"
+    return f"cannot write {path} ({getattr(error, 'strerror', error)}): {remedy}"

@@ -12,7 +12,7 @@ from ..model.config import AdapterConfig, SamplingConfig
 from .autoencoder import AutoencoderConfig
 from .data.posed import PosedDataConfig
 from .fewstep_config import FewStepConfig
-from .tables import read_toml
+from .tables import read_toml, table_at, tables_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +72,20 @@ class Recipe:
 def load_recipe(path: Path) -> Recipe:
     """Read a TOML file like configs/bundled.toml. Raises `UserError` that names a wrong setting."""
     table: dict[str, Any] = read_toml(path)
-    stages = [{**stage, "adapter": table.get("adapter", {})} for stage in table.pop("stage", [])]
+    where = str(path)
+    stages = [{**stage, "adapter": table_at(table, "adapter", where)} for stage in tables_at(table, "stage", where)]
     for stage in stages:
         if isinstance(stage.get("base"), str) and stage["base"]:
             stage["base"] = _absolute(path, stage["base"])
-    inputs = {k: _absolute(path, v) if isinstance(v, str) and v else v for k, v in table.pop("inputs", {}).items()}
-    if table.get("autoencoder"):
+    given = table_at(table, "inputs", where)
+    inputs = {k: _absolute(path, v) if isinstance(v, str) and v else v for k, v in given.items()}
+    if table_at(table, "autoencoder", where):
         files = {key: inputs[key] for key in ("teacher", "teacher_decoder") if key in inputs}
         table["autoencoder"] |= {**files, "start": inputs.get("autoencoder", ""), "crops_file": "crops.npy"}
-    if table.get("pairs"):
+    if isinstance(table.get("pairs"), str) and table["pairs"]:
         table["pairs"] = _absolute(path, table["pairs"])
-    return build(Recipe, {"name": path.stem, **table, "inputs": inputs, "stages": stages}, str(path))
+    table.pop("stage", None)
+    return build(Recipe, {"name": path.stem, **table, "inputs": inputs, "stages": stages}, where)
 
 
 def _absolute(path: Path, name: str) -> str:

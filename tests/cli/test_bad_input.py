@@ -47,6 +47,16 @@ def test_no_such_files(refused, tmp_path):
         find_weights(None, base=tmp_path / "big")
 
 
+def test_the_weights_of_one_folder_belong_together(tmp_path):
+    """Also in the folders base, svdp and vae, as scripts/make_bundled.py writes them."""
+    for name in ("base/my_base", "svdp/my_adapter", "vae/my_autoencoder"):
+        path = tmp_path / f"{name}.safetensors"
+        path.parent.mkdir()
+        path.touch()
+    found = find_weights(tmp_path)
+    assert {found.base, found.adapter, found.autoencoder} == set(tmp_path.glob("*/*"))
+
+
 def test_not_a_video(refused, tmp_path):
     (tmp_path / "notes.mp4").write_bytes(b"\x00\x01notes" * 99)
     assert "notes.mp4 is not a video that can be read" in refused(driving=tmp_path / "notes.mp4")

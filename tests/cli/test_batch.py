@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,36 @@ def test_processes_of_a_launcher_share_the_list(media, tmp_path, monkeypatch) ->
     assert sorted(p.name for p in tmp_path.glob("svdp-jobs*")) == ["svdp-jobs.1.json", "svdp-jobs.json"]
     monkeypatch.setenv("LOCAL_RANK", "40")
     assert (local_device("auto"), local_device("cpu")) == ("auto", "cpu")
+
+
+@pytest.mark.slow
+def test_two_launched_processes_make_every_video_once(root, media, tiny_weights, tmp_path) -> None:
+    """A process that is early and has failures ends no other; a second launch makes what failed, and nothing else."""
+    gone = 'source = "gone.png"\ndriving = "speech.mp4"\n'
+    jobs = toml(tmp_path, *((ANNA if n % 2 else gone) + f'output = "{n}.mp4"\nseed = {n}\n' for n in range(6)))
+    out = tmp_path / "out"
+    settings = root / "configs" / "accelerate" / "two-cpu.yaml"  # `--cpu --num_processes 2` starts one process
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", settings]
+    launcher += ["--main_process_port", "29531"]
+    command = [*launcher, "-m", "svdp.cli", "batch", jobs, "--out", out, "--weights", tiny_weights, "--device", "cpu"]
+
+    def launch() -> tuple[int, list[Path]]:
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=tmp_path,
+                              env=environment, timeout=250)  # fmt: skip
+        told = [Path(line) for line in done.stdout.splitlines() if line.endswith(".mp4")]
+        return done.returncode, sorted(told)
+
+    even, odd = [[out / f"{n}.mp4" for n in range(first, 6, 2)] for first in (0, 1)]
+    code, told = launch()
+    assert code != 0 and told == odd  # all of the second process's; each is told once, by the process that made it
+    times = [path.stat().st_mtime_ns for path in odd]
+    shutil.copy(media / "anna.jpg", media / "gone.png")
+    code, told = launch()
+    assert code == 0 and told == even
+    assert [path.stat().st_mtime_ns for path in odd] == times
+    books = [json.loads((out / name).read_text()) for name in ("svdp-jobs.json", "svdp-jobs.1.json")]
+    assert [{Path(path).stem for path in book} for book in books] == [{"0", "2", "4"}, {"1", "3", "5"}]
 
 
 def test_ctrl_c_ends_the_list_and_a_second_run_goes_on(batch, media, tmp_path, monkeypatch) -> None:

@@ -78,6 +78,16 @@ def test_frames_hours_apart(make_clip, tmp_path):
     assert VideoReader(tmp_path / "out.mp4").timing.time(2) == 9000
 
 
+def test_frames_days_apart_are_shown_at_an_even_beat(make_clip, tmp_path):
+    clip = make_clip("days.mkv", 3, ticks=[0, 40, 100_000_000], time_base=Fraction(1, 1000))
+    timing = VideoReader(clip).timing
+    assert timing.constant and timing.time(2) < 1
+    with VideoWriter(tmp_path / "out.mp4", (48, 64), timing) as writer:
+        for frame in VideoReader(clip):
+            writer.write(frame)
+    assert VideoReader(tmp_path / "out.mp4").num_frames == 3
+
+
 @pytest.mark.parametrize("ticks, fps", [([0, 1, 2, 9], 10), ([0, 3, 4, 9], 5)])
 def test_the_mean_rate_of_a_variable_one(make_clip, ticks, fps):
     timing = VideoReader(make_clip("v.mkv", 4, ticks=ticks, time_base=Fraction(1, fps), fps=Fraction(fps))).timing

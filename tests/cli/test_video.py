@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from fractions import Fraction
@@ -335,3 +336,17 @@ def test_memory_of_reading_does_not_grow(make_clip):
     reader = VideoReader(make_clip("long.mp4", 300))
     kept = [frame.base is None or frame.flags.owndata for frame in reader]
     assert len(kept) == 300
+
+
+def test_frames_are_given_back_without_the_garbage_collector(make_clip):
+    """PyAV's frames and their side data refer to each other: no more than the first of a clip may be asked for it."""
+    clip = make_clip("turned.mp4", 40, rotate=90)
+    gc.collect()
+    gc.disable()
+    try:
+        reader = VideoReader(clip)
+        assert sum(1 for _ in reader) == sum(1 for _ in reader) == 40
+        left = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 2

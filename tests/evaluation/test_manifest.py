@@ -73,6 +73,8 @@ def test_another_target_starts_at_its_beginning(write, tmp_path: Path):
         ("[least.median]\nyaww = 1\n" + PAIR, "unknown entries yaww: known are yaw"),
         ('[least.every]\nyaw = "high"\n' + PAIR, "yaw must be a number"),
         ("[[pair", "cannot be read as TOML"),
+        (PAIR + f'target = "{"x" * 5000}"', "xxxxx"),
+        (PAIR + 'target = "a\\u0000b"', "pair 1: "),
     ],
 )
 def test_mistakes_are_named(write, text: str, said: str):

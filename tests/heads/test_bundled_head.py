@@ -9,7 +9,7 @@ from svdp.errors import UserError
 from svdp.heads.bake_makehuman import bake
 from svdp.heads.fit import Camera, fit_head, rotation_matrix
 from svdp.heads.landmarks import BUNDLED_TABLE, NUM_FACE, load_bundled
-from svdp.heads.model import BUNDLED
+from svdp.heads.model import BUNDLED, load_head_model
 from svdp.heads.mouth_parts import eyeball, gums, sphere_of, teeth
 from svdp.heads.raster import vertex_normals
 from svdp.heads.texture import anatomy, eye_angles
@@ -109,3 +109,38 @@ def test_drawn_pieces_face_outwards(upper):
 def test_bake_says_what_it_needs(tmp_path):
     with pytest.raises(UserError, match=r"base\.obj"):
         bake(tmp_path, tmp_path / "head.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("V", None, "'V'.*missing"), ("cage_I", None, "'cage_I'.*missing"), ("F", lambda a: a[:, :2], "F is uint16"),
+        ("F", lambda a: a + 9000, "F has numbers that are not from 0 to 9627"),
+        ("I", lambda a: a[:, :9], "I is float16"),
+        ("E", lambda a: np.full_like(a, np.nan), "E has numbers that are not finite"),
+        ("names", lambda a: a[:9], "names is"), ("mat", lambda a: a + 9, "mat has numbers"),
+        ("mats", lambda a: np.array(["x"] * len(a)), "no triangle is of M_ScleraLeft or M_ScleraRight"),
+        ("cage", lambda a: a.astype(str), "cage is"), ("V", lambda a: np.array(3.0), "V is"),
+        ("lm68", lambda a: np.array([None] * 68, object), "cannot|can be read"),
+    ],
+)  # fmt: skip
+def test_a_head_file_with_a_wrong_array_is_named(name, change, said, tmp_path):
+    with np.load(BUNDLED) as data:
+        arrays = dict(data)
+    if change is None:
+        del arrays[name]
+    else:
+        arrays[name] = change(arrays[name])
+    np.savez(tmp_path / "head.npz", **arrays)
+    with pytest.raises(UserError, match=said):
+        load_head_model(tmp_path / "head.npz")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, -1])
+def test_a_damaged_head_file_is_refused(keep, tmp_path):
+    data = BUNDLED.read_bytes()
+    (tmp_path / "head.npz").write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    np.save(tmp_path / "alone.npy", np.zeros(3))
+    for path in (tmp_path / "head.npz", tmp_path / "alone.npy"):
+        with pytest.raises(UserError, match="bake it again"):
+            load_head_model(path)

@@ -246,6 +246,21 @@ def test_a_wrong_recipe_is_named(change: tuple[str, str], message: str, tmp_path
         load_recipe(tmp_path / "r.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stage = 3", r"stage must be a list of tables, \[\[stage\]\], got 3"), ("stage = [3]", "stage must be a list"),
+        ("inputs = 3", r"inputs must be a table, \[inputs\], got 3"),
+        ("autoencoder = [1]", "autoencoder must be a table"), ("stage = [{}]\nadapter = 3", "adapter must be a table"),
+        ("pairs = 3\nname = 'a'\nstage = []", "inputs|adapter|samples|sampling"),
+    ],
+)  # fmt: skip
+def test_a_recipe_of_wrong_types_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe(tmp_path / "r.toml")
+
+
 def test_a_missing_input_is_named(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(RECIPE.format(assets=tmp_path))
     with pytest.raises(UserError, match=r"makehuman.* is missing.*\[inputs\]"):
