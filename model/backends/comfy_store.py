@@ -80,10 +80,9 @@ def digest(value: Any) -> str:
 
 def model_parts(patcher: Any) -> dict[str, Any]:
     """What of a MODEL decides its output: its file or weights, patches, options, and the models beside it."""
-    model = patcher.model
     return {
         "weights": origin_of(patcher),
-        "precision": [str(getattr(model, "manual_cast_dtype", None)), _inference_dtype(model)],
+        "precision": _precision(patcher),
         "patches": {key: patcher.patches[key] for key in sorted(patcher.patches)},
         "object_patches": patcher.object_patches,
         "options": patcher.model_options,
@@ -92,9 +91,11 @@ def model_parts(patcher: Any) -> dict[str, Any]:
     }
 
 
-def _inference_dtype(model: Any) -> str:
-    own = getattr(model, "get_dtype_inference", None)
-    return str(own()) if own is not None else ""
+def _precision(patcher: Any) -> list[str]:
+    """As the patcher will have it when it is loaded: before its first run the model itself does not know yet."""
+    model = patcher.model
+    cast = patcher.object_patches.get("manual_cast_dtype", getattr(model, "manual_cast_dtype", None))
+    return [str(cast), str(getattr(getattr(model, "diffusion_model", None), "dtype", None))]
 
 
 def origin_of(patcher: Any) -> Any:

@@ -22,17 +22,23 @@ def files(base_path, tmp_path_factory) -> tuple[Path, Path]:
     return base_path, write_adapter(tmp_path_factory.mktemp("a") / "a.safetensors", lora=True)
 
 
-def run(files: tuple[Path, Path], folder: Path | None, **changed: Any) -> Any:
-    """A video as a ComfyUI that was just started makes it: everything is loaded anew."""
-    import comfy.samplers
+def patched(files: tuple[Path, Path], strength: float = 1.0) -> Any:
+    """The MODEL with the adapter."""
     from svdp.model.backends.comfy import apply_adapter, load_adapter
+
+    return apply_adapter(load_model(files[0]), load_adapter(str(files[1]), "a"), strength)
+
+
+def run(files: tuple[Path, Path], folder: Path | None, **changed: Any) -> Any:
+    """A video as a ComfyUI that was just started makes it: everything is loaded anew, unless a model is given."""
+    import comfy.samplers
     from svdp.model.backends.comfy_guider import SVDPGuider
     from svdp.model.backends.comfy_sampling import sample_video
     from svdp.model.flow import sigma_schedule
 
     settings = {"seed": 3, "frames": LENGTH, "strength": 1.0, "sampler": "euler", "steps": 2, "history_noise": 0.1}
     settings |= {"fusion": FusionConfig(history=1.5), "on_step": None, "patch": None, "signals": None} | changed
-    model = apply_adapter(load_model(files[0]), load_adapter(str(files[1]), "a"), settings["strength"])
+    model = settings.get("model") or patched(files, settings["strength"])
     if settings["patch"] is not None:
         model.set_model_attn1_patch(settings["patch"])
     signals = settings["signals"] or make_signals(LENGTH).take(0, settings["frames"])
@@ -83,6 +89,15 @@ def test_a_finished_run_is_read_back_whole(files, whole):
     again = run(files, whole[1])
     assert torch.equal(again.latents, whole[0].latents) and all(kept(again))
     assert sorted(p.name[:6] for p in whole[1].iterdir()) == ["00001-", "00002-", "00003-"]
+
+
+def test_a_model_that_stays_in_memory_finds_its_segments(files, tmp_path):
+    """Its first run changes what the loaded model says of its precision, as that is a patch."""
+    model = patched(files)
+    model.add_object_patch("manual_cast_dtype", torch.float32)
+    assert kept(run(files, tmp_path, model=model)) == [False] * 3
+    assert kept(run(files, tmp_path, model=model)) == [True] * 3
+    assert kept(run(files, tmp_path, model=model.clone())) == [True] * 3
 
 
 def test_a_longer_video_begins_with_the_segments_of_a_shorter_one(files, whole, tmp_path):
