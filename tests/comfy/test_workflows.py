@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -118,7 +119,8 @@ def test_loads_without_a_word(server):
     lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
     about_us = [line for line in lines if "video-driven-portraits" in line or "svdp" in line.lower()]
     assert about_us and not [line for line in about_us if "WARN" in line.upper() or "FAILED" in line or "ERROR" in line]
-    assert "IMPORT FAILED" not in "\n".join(lines)
+    failed = [line for line in lines if "IMPORT FAILED" in line]
+    assert not [line for line in failed if not re.search(r"nodes_\w+\.py", line)], "ComfyUI's own may lack a library"
 
 
 def test_pages_texts_and_templates_are_served(server):
