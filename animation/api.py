@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Cancelled, UserError
-from .config import MOTION_FILES, AnimateConfig, WeightFiles, find_weights
-from .media import IN_MEMORY, Media
+from .config import IN_MEMORY, MOTION_FILES, NO_FILES, AnimateConfig, find_weights
+from .media import Media
 from .moves import check_moves
 from .output import OutputFile, settling
 from .stages import Animation, Display, Stop
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _PLACES = ("source", "driving", "output", "weights")
 _OF_THE_MODEL = ("strength", "device", "dtype")
-NO_FILES = WeightFiles(base=IN_MEMORY, adapter=IN_MEMORY, autoencoder=IN_MEMORY)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from ..errors import Cancelled, MediaError, UserError
 from ..model.checks import shortened
-from .config import MOTION_FILES, AnimateConfig, WeightFiles
+from .config import MOTION_FILES, NO_FILES, AnimateConfig, WeightFiles
 
 if TYPE_CHECKING:
     from .pipeline import LoadedModel
@@ -197,7 +197,7 @@ class Journal:
 
 
 def _made(job: Job, model: LoadedModel | None, replace: bool, display: Display, stop: Stop) -> Outcome:
-    from .api import NO_FILES, output_of, run
+    from .api import output_of, run
     from .media import Media
 
     try:

@@ -103,6 +103,10 @@ class AnimateConfig:
         return bool(self.edit.strip()) or self.motion_file is not None or self.save_motion is not None
 
 
+IN_MEMORY = Path("array")  # stands for a file name in messages and on the contact sheet
+NO_FILES = WeightFiles(base=IN_MEMORY, adapter=IN_MEMORY, autoencoder=IN_MEMORY)  # of a draft, or a model in memory
+
+
 def find_weights(
     folder: Path | None, base: Path | None = None, adapter: Path | None = None, autoencoder: Path | None = None
 ) -> WeightFiles:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -14,10 +13,9 @@ from ..errors import MediaError
 from ..signals.images import load_image
 from ..signals.opencv import cv2
 from ..signals.video import Timing, VideoInfo, VideoReader
-from .config import AnimateConfig
+from .config import IN_MEMORY, AnimateConfig
 
 LEAST_SIDE = 32  # pixels of a picture, as `signals.images.load_image` asks for
-IN_MEMORY = Path("array")  # stands for a file name in messages and on the contact sheet
 
 
 class FrameArray:

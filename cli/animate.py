@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ..animation.api import NO_FILES
-from ..animation.config import REGIONS, AnimateConfig, find_weights
+from ..animation.config import NO_FILES, REGIONS, AnimateConfig, find_weights
 from . import options as o
 
 
