@@ -132,8 +132,10 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
         "cage_I": ("f", (size["I"], cages, 3, 4)), "cage_E": ("f", (size["E"], cages, 3, 4)),
     }  # fmt: skip
     limits = {"F": size["V"], "lm68": size["V"], "mat": size["mats"], "cage": cages}
-    for name in expected.keys() & arrays.keys():
-        array, (kinds, shape) = arrays[name], expected[name]
+    for name, (kinds, shape) in expected.items():
+        if name not in arrays:
+            continue
+        array = arrays[name]
         if array.dtype.kind not in kinds or array.shape != shape or not array.size:
             problem = f"is {array.dtype} of shape {array.shape}, which does not go with the others"
         elif array.dtype.kind == "f" and not np.abs(array).max() < LARGEST:
