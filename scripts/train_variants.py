@@ -27,6 +27,7 @@ from typing import Any
 if __name__ != "__mp_main__":  # processes that render need none of it
     import numpy as np
     import torch
+    from conditions import interval
     from make_bundled import START, open_split
     from svdp.errors import UserError
     from svdp.model.autoencoder import TinyAutoencoder
@@ -37,7 +38,7 @@ if __name__ != "__mp_main__":  # processes that render need none of it
     from svdp.training.fewstep_config import FewStepConfig
     from svdp.training.recipe import Recipe, load_recipe
     from svdp.training.tables import read_toml
-    from svdp.training.validation import decode, sample
+    from svdp.training.validation import decode, detail, sample
     from torch import Tensor
 
 log = logging.getLogger("svdp.train_variants")
@@ -45,7 +46,6 @@ log = logging.getLogger("svdp.train_variants")
 STEPS = (1, 2, 4, 8)  # of sampling
 USUAL = 2
 CURVE = 8  # points of the learning curve
-DRAWS = 2000  # of the bootstrap
 ROUND_OF_DRAWS = 100_000  # seeds of the rounds start here
 
 Scores = list[list[float]]  # of each sample: PSNR inside, PSNR outside, detail inside as a share of the truth's
@@ -174,7 +174,7 @@ class Result:
             truth, mask = batch.target_pixels.float() / 255, batch.driving_pixels[:, :, 3:]
             for own, true, inside in zip(pictures.float(), truth, mask, strict=True):
                 error = (own - true).square()
-                share = float(_detail(own, inside) / _detail(true, inside))
+                share = float(detail(own, inside) / detail(true, inside).clamp(min=1e-6))
                 scores.append([_psnr(error, inside), _psnr(error, 1 - inside), share])
         return scores
 
@@ -210,18 +210,9 @@ def _psnr(error: Tensor, where: Tensor) -> float:
     return -10 * float(np.log10(mean + 1e-9))
 
 
-def _detail(pictures: Tensor, where: Tensor) -> Tensor:
-    """Mean absolute difference of the grey pictures (T, 3, H, W) to the mean of 3 x 3 pixels, inside."""
-    grey = pictures.mean(1, keepdim=True)
-    fine = (grey - torch.nn.functional.avg_pool2d(grey, 3, 1, 1)).abs()
-    return (fine * where).sum() / where.sum().clamp(min=1) + 1e-6
-
-
 def _interval(values: np.ndarray) -> str:
-    """Mean and its 95 % interval over samples (bootstrap)."""
-    rows = np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))
-    low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
-    return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
+    """Mean and its 95 % interval over samples, as text."""
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*interval(values))
 
 
 if __name__ == "__main__":

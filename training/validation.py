@@ -74,12 +74,12 @@ def _quality(made: Tensor, truth: Tensor, mask: Tensor) -> dict[str, float]:
     return {
         "": -10 * math.log10(float(gap.mean()) + 1e-9),
         "/in": -10 * math.log10(float(inside) + 1e-9),
-        "/sharp": float(_detail(made) / _detail(truth)),
-        "/sharp/in": float(_detail(made, mask) / _detail(truth, mask)),
+        "/sharp": float(detail(made) / detail(truth)),
+        "/sharp/in": float(detail(made, mask) / detail(truth, mask)),
     }
 
 
-def _detail(pictures: Tensor, mask: Tensor | None = None) -> Tensor:
+def detail(pictures: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean absolute difference from the 3 x 3 mean of the grey pictures, inside the mask if there is one."""
     grey = pictures.mean(1, keepdim=True)
     found = (grey - F.avg_pool2d(grey, 3, 1, 1)).abs()
